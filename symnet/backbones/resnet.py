@@ -1,0 +1,93 @@
+"""ResNet-50 with PSPNet's deep stem, dilated to output stride 8 (Zhao et al., CVPR 2017).
+
+Entry names are those of the PSPNet family (`layer0.0`, `layer1.0.conv1`, ...), so its checkpoints load by name.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from symnet.backbones.base import Backbone, Levels, load_exactly
+
+# The ImageNet files name the stem's layers, the segmentation family counts them.
+_STEM = {"conv1": "layer0.0", "bn1": "layer0.1", "conv2": "layer0.3", "bn2": "layer0.4", "conv3": "layer0.6", "bn3": "layer0.7"}
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 with a shortcut. Returns the sum before the last ReLU."""
+
+    def __init__(self, channels_in: int, width: int, stride: int, dilation: int, project: bool) -> None:
+        super().__init__()
+        channels = 4 * width
+        self.conv1 = nn.Conv2d(channels_in, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels)
+        self.downsample = (
+            nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)) if project else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, h, w] -> [B, 4 width, H, W], no ReLU."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return self.bn3(self.conv3(x)) + shortcut
+
+
+class ResNet50(Backbone):
+    """13 block maps: 4 of layer2 (512 channels), 6 of layer3 (1024), 3 of layer4 (2048).
+
+    Dilation 2 in every block of layer3 and 4 in every block of layer4, the first included: not torchvision's rule, which gives the
+    first block the previous dilation.
+    """
+
+    block_channels = (512,) * 4 + (1024,) * 6 + (2048,) * 3
+    groups = (4, 6, 3)
+    low_channels, mid_channels, high_channels = 512, 1536, 2048
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer0 = nn.Sequential(*_conv(3, 64, 2), *_conv(64, 64, 1), *_conv(64, 128, 1), nn.MaxPool2d(3, 2, 1))
+        self.layer1 = _stage(128, 64, blocks=3, stride=1, dilation=1)
+        self.layer2 = _stage(256, 128, blocks=4, stride=2, dilation=1)
+        self.layer3 = _stage(512, 256, blocks=6, stride=1, dilation=2)
+        self.layer4 = _stage(1024, 512, blocks=3, stride=1, dilation=4)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, S, S] -> 13 block maps [B, C_i, H, W], before their last ReLU."""
+        x = self.layer0(images)  # [B, 128, S/4, S/4]
+        for block in self.layer1:
+            x = F.relu(block(x))
+        maps = []
+        for block in (*self.layer2, *self.layer3, *self.layer4):
+            maps.append(block(x))  # [B, C_i, H, W]
+            x = F.relu(maps[-1])
+        return maps
+
+    def levels(self, blocks: list[Tensor]) -> Levels:
+        """low = layer2, mid = [layer3, layer2], high = layer4, each after its last ReLU."""
+        layer2, layer3, layer4 = (F.relu(blocks[i]) for i in (3, 9, 12))
+        return Levels(layer2, torch.cat([layer3, layer2], 1), layer4)
+
+    def load_imagenet(self, state: dict[str, Tensor]) -> None:
+        """Load a deep-stem ImageNet file; its classifier `fc` is left out by name."""
+        renamed = {}
+        for name, value in state.items():
+            first, dot, rest = name.removeprefix("module.").partition(".")
+            if first != "fc":
+                renamed[_STEM.get(first, first) + dot + rest] = value
+        if "layer0.0.weight" in renamed and renamed["layer0.0.weight"].shape[-1] == 7:
+            raise ValueError("its stem is one 7x7 convolution (torchvision's), expected PSPNet's three 3x3 convolutions")
+        load_exactly(self, renamed)
+
+
+def _conv(channels_in: int, channels: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+
+
+def _stage(channels_in: int, width: int, blocks: int, stride: int, dilation: int) -> nn.Sequential:
+    first = Bottleneck(channels_in, width, stride, dilation, project=True)
+    return nn.Sequential(first, *(Bottleneck(4 * width, width, 1, dilation, project=False) for _ in range(blocks - 1)))

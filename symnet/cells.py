@@ -1,0 +1,42 @@
+"""Where things lie under results/{experiment}: the one place that knows the names of files."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One trained and tested thing: what a column of a table's row is made of. The backbone is part of the path."""
+
+    dataset: str
+    backbone: str
+    fold: int
+    method: str
+    shot: int
+
+    def folder(self, root: Path) -> Path:
+        """{root}/{dataset}/{backbone}/fold{fold}/{method}/shot{shot}, `root` being results/{experiment}."""
+        return fold_folder(root, self.dataset, self.backbone, self.fold) / self.method / f"shot{self.shot}"
+
+    def metrics(self, root: Path, seed: int) -> Path:
+        """The counts of one test round."""
+        return self.folder(root) / f"seed{seed}.json"
+
+    def journal(self, root: Path) -> Path:
+        """The training run's journal. Not a declared output: the workflow must never delete it."""
+        return root / "journals" / self.dataset / self.backbone / f"fold{self.fold}" / self.method / f"shot{self.shot}.jsonl"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def fold_folder(root: Path, dataset: str, backbone: str, fold: int) -> Path:
+    """What a fold's cells share: base learner and features."""
+    return root / dataset / backbone / f"fold{fold}"
+
+
+def lists_folder(root: Path, dataset: str, fold: int) -> Path:
+    """A fold's image lists and episode manifests; they do not depend on the backbone."""
+    return root / dataset / "lists" / f"fold{fold}"

@@ -1,0 +1,1 @@
+"""Images, masks, folds and episodes."""

@@ -1,0 +1,16 @@
+"""The one exception that is the user's to mend, and the exit codes of every command."""
+
+EXIT_USER = 2  # the user's mistake: settings, files, arguments
+EXIT_AGAIN = 75  # stopped before the end with its state saved: run the same command again (sysexits' EX_TEMPFAIL)
+
+
+class UserError(ValueError):
+    """Something the user can mend. Its message is one line: what and where, what was found, what is allowed or to be done.
+
+    The command line prints the message without a traceback and exits with `EXIT_USER`.
+    """
+
+
+def one_line(text: object) -> str:
+    """`text` with every run of white space (newlines in a value, too) folded to one space."""
+    return " ".join(str(text).split())

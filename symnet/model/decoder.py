@@ -1,0 +1,77 @@
+"""FEM, the feature enrichment decoder (PFENet): four scales, fine to coarse, each fed by the finer one."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from symnet.model.resize import resize
+
+
+class Decoded(NamedTuple):
+    """meta [B, 2, H, W]; inner: one [B, 2, s, s] a scale. Logits."""
+
+    meta: Tensor
+    inner: list[Tensor]
+
+
+class Decoder(nn.Module):
+    """No norm layers, and no biases but in the last convolutions."""
+
+    def __init__(self, channels: int, hyper: int, scales: tuple[int, ...]) -> None:
+        super().__init__()
+        self.scales = scales
+        self.merge = nn.ModuleList(nn.Conv2d(2 * channels + hyper + 1, channels, 1, bias=False) for _ in scales)
+        self.across = nn.ModuleList(nn.Conv2d(2 * channels, channels, 1, bias=False) for _ in scales[1:])
+        self.refine = nn.ModuleList(_two_convolutions(channels) for _ in scales)
+        self.inner = nn.ModuleList(_classifier(channels) for _ in scales)
+        self.join = nn.Conv2d(channels * len(scales), channels, 1, bias=False)
+        self.refine_joined = _two_convolutions(channels)
+        self.classify = _classifier(channels)
+
+    def forward(self, query: Tensor, prototype: Tensor, hyper: Tensor | None, prior: Tensor) -> Decoded:
+        """query [B, C, H, W], prototype [B, C], hyper [B, N', H, W] or None, prior [B, 1, H, W]."""
+        size, channels = query.shape[-1], query.shape[1]
+        spread, inner = [], []
+        for position, (scale, merge) in enumerate(zip(self.scales, self.merge, strict=True)):
+            maps = [query if scale == size else F.adaptive_avg_pool2d(query, scale)]
+            maps += [resize(x, scale) for x in (hyper, prior) if x is not None]
+            # the prototype is the same everywhere: its share of the 1x1 convolution is a bias
+            weight = merge.weight
+            bias = prototype @ weight[:, channels : 2 * channels, 0, 0].T  # [B, C]
+            x = F.conv2d(torch.cat(maps, 1), torch.cat([weight[:, :channels], weight[:, 2 * channels :]], 1))
+            x = F.relu(x + bias[:, :, None, None])  # [B, C, s, s]
+            if position:
+                x = x + F.relu(self.across[position - 1](torch.cat([x, resize(spread[-1], scale)], 1)))
+            x = x + self.refine[position](x)
+            inner.append(self.inner[position](x))  # [B, 2, s, s]
+            spread.append(resize(x, size))
+        x = F.relu(self.join(torch.cat(spread, 1)))  # [B, C, H, W]
+        x = x + self.refine_joined(x)
+        return Decoded(self.classify(x), inner)
+
+
+def default_scales(side: int) -> tuple[int, ...]:
+    """60/30/15/8 for side 60 (473 px), 81/40/20/10 for 81 (641 px), else halves rounded up."""
+    if side == 81:
+        return (81, 40, 20, 10)
+    scales = [side]
+    for _ in range(3):
+        scales.append((scales[-1] + 1) // 2)
+    return tuple(scales)
+
+
+def _two_convolutions(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _classifier(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.ReLU(inplace=True), nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1)
+    )

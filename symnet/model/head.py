@@ -1,0 +1,124 @@
+"""The trainable part of Sym-Net: reductions, APA, TDC's fusion, decoder, ensemble."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from symnet.config import ModelSettings
+from symnet.model.base import Ensemble
+from symnet.model.correlation import Fusion
+from symnet.model.decoder import Decoder
+from symnet.model.episode import EpisodeInputs
+from symnet.model.losses import co_triplet, cross_entropy
+from symnet.model.prototypes import Alignment, Regions, query_regions, support_prototype
+from symnet.model.shots import ShotWeights, mean_weights
+
+Variant = Literal["paper", "released"]
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """At feature side H. `ensemble` holds maps used as logits; `triplet` is None where the loss is switched off."""
+
+    ensemble: Tensor  # [B, 2, H, W]
+    meta: Tensor  # [B, 2, H, W]
+    inner: list[Tensor]  # [B, 2, s, s] a scale
+    prior: Tensor  # [B, 1, H, W]
+    hyper: Tensor | None  # [B, N', H, W]
+    support_prototypes: Tensor  # [B, K, C], augmented
+    query_prototype: Tensor | None  # [B, C], augmented
+    shot_weights: Tensor  # [B, K]
+    triplet: Tensor | None = None  # scalar
+
+
+class Head(nn.Module):
+    """About 11.2 M parameters with ResNet-50's 1536 mid channels. `mid`: channels of the mid features; `groups`: TDC's N3, N2, N1."""
+
+    def __init__(
+        self, settings: ModelSettings, mid: int, groups: tuple[int, int, int], shots: int, text: int, scales: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.settings, self.shots, self.text = settings, shots, text
+        channels = settings.channels
+        self.variant: Variant = settings.variant
+        self.reduce_query, self.reduce_support = _reduction(mid, channels), _reduction(mid, channels)
+        if settings.apa:
+            self.align = Alignment(channels, text if settings.text else 0, settings.attention or settings.variant)
+        if settings.tdc:
+            self.fuse = Fusion(groups, settings.hyper_channels, settings.fusion or settings.variant)
+        if shots > 1 and weighs_shots(settings):
+            self.weigh = ShotWeights(shots)
+        self.decode = Decoder(channels, settings.hyper_channels if settings.tdc else 0, scales)
+        self.ensemble = Ensemble()
+
+    def forward(self, episode: EpisodeInputs, with_triplet: bool = False) -> HeadOutput:
+        """Segment the queries of an episode batch."""
+        batch, shots = episode.psi.shape
+        query = self.reduce_query(episode.query_mid)  # [B, C, H, W]
+        support = self.reduce_support(episode.support_mid.flatten(0, 1))  # [BK, C, H, W]
+        weights = self.weigh(episode.psi) if hasattr(self, "weigh") else mean_weights(episode.psi)  # [B, K]
+        prior = (weights[:, :, None, None] * episode.prior).sum(1, keepdim=True)  # [B, 1, H, W]
+
+        prototypes = self._support_prototypes(support, episode).unflatten(0, (batch, shots))  # [B, K, C]
+        support_mean = (weights.unsqueeze(2) * prototypes).sum(1)  # [B, C]
+        s = self.settings
+        regions = query_regions(query, prior.squeeze(1), s.tau1, s.tau2, s.tau3, s.tau4)
+        augmented = self._query_prototype(query, prior, regions, episode.text)
+        hybrid = support_mean if augmented is None else s.alpha * augmented + s.beta * support_mean  # eq. 9
+
+        hyper = None if episode.correlations is None else self.fuse(episode.correlations)
+        decoded = self.decode(query, hybrid, hyper, prior)
+        psi = (weights * episode.psi).sum(1)  # [B]
+        triplet = None
+        if with_triplet and augmented is not None and s.triplet:
+            features = support.unflatten(0, (batch, shots))
+            triplet = co_triplet(augmented, regions, support_mean, features, episode.foreground, s.margin, s.triplet_distance)
+        ensemble = self.ensemble(decoded.meta, psi, episode.base)
+        return HeadOutput(ensemble, decoded.meta, decoded.inner, prior, hyper, prototypes, augmented, weights, triplet)
+
+    def _support_prototypes(self, support: Tensor, episode: EpisodeInputs) -> Tensor:
+        """[BK, C]: masked average pooling, aligned with the class vector where APA is on."""
+        mask = episode.mask.flatten(0, 1)  # [BK, H, W]
+        prototype = support_prototype(support, mask, self.variant)
+        if not self.settings.apa:
+            return prototype
+        text = episode.text.repeat_interleave(self.shots_of(episode), 0) if self.settings.text else None
+        return self.align(support * mask.unsqueeze(1), prototype, text)
+
+    def _query_prototype(self, query: Tensor, prior: Tensor, regions: Regions, text: Tensor) -> Tensor | None:
+        """[B, C], or None where the query branch is off."""
+        if not (self.settings.apa and self.settings.query_prototype):
+            return None
+        return self.align(query * prior, regions.foreground, text if self.settings.text else None)
+
+    @staticmethod
+    def shots_of(episode: EpisodeInputs) -> int:
+        """K of an episode batch."""
+        return episode.psi.shape[1]
+
+    def losses(self, output: HeadOutput, query_mask: Tensor) -> dict[str, Tensor]:
+        """The parts of the objective, scalars: ensemble, meta, inner, and triplet where it is on. query_mask [B, S, S] int64 in {0, 1, 255}."""
+        parts = {
+            "ensemble": cross_entropy(output.ensemble, query_mask),
+            "meta": cross_entropy(output.meta, query_mask),
+            "inner": torch.stack([cross_entropy(logits, query_mask) for logits in output.inner]).mean(),
+        }
+        if output.triplet is not None:
+            parts["triplet"] = output.triplet
+        return parts
+
+    def objective(self, parts: dict[str, Tensor]) -> Tensor:
+        """Eq. 15: triplet + inner + final, weight 1 each; with the meta cross-entropy where `meta_loss` says so (`released`)."""
+        wanted = self.settings.meta_loss if self.settings.meta_loss is not None else self.variant == "released"
+        return torch.stack([value for name, value in parts.items() if name != "meta" or wanted]).sum()
+
+
+def weighs_shots(settings: ModelSettings) -> bool:
+    """Whether K shots get learned weights."""
+    return (settings.shot_weights or {"paper": "mean", "released": "gram"}[settings.variant]) == "gram"
+
+
+def _reduction(mid: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(mid, channels, 1, bias=False), nn.ReLU(inplace=True), nn.Dropout2d(0.5))

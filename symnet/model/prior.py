@@ -1,0 +1,56 @@
+"""Prior masks: where the query resembles the support, from high-level features, without parameters."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WINDOWS = ((5, 5), (7, 1), (1, 7))
+EPS = 1e-7
+
+
+def spm(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
+    """Self-activation prior mask (eqs. 1-3). Returns [B, K, H, W] in [0, 1], one prior a support image.
+
+    query [B, C, H, W], support [B, K, C, H, W], mask [B, K, H, W] in [0, 1]. The score of a query region is the mean over all
+    support regions of cos(r_q, r_s) * |r_q| (the L2 norm, as the text of eq. 2 says). Nothing bends between the inner product and
+    the mean, so mean_j cos(q_i, s_j) |q_i| = <q_i, mean_j s_j / |s_j|>, and pooling the query commutes with that product as well:
+    O(HW C) work and memory where the equations read O((HW)^2 C).
+    """
+    batch, shots = mask.shape[:2]
+    masked = (support * mask.unsqueeze(2)).flatten(0, 1)  # [BK, C, H, W]
+    priors = []
+    for window in WINDOWS:
+        regions = _pool(masked, window).flatten(2)  # [BK, C, HW]
+        mean = (regions / (regions.norm(dim=1, keepdim=True) + EPS)).mean(2).unflatten(0, (batch, shots))  # [B, K, C]
+        score = _pool(torch.einsum("bchw,bkc->bkhw", query, mean), window)  # [B, K, H, W]
+        priors.append(min_max(score))
+    return torch.stack(priors).mean(0)
+
+
+def pfenet_prior(query: Tensor, support: Tensor, mask: Tensor, budget: int = 1 << 24) -> Tensor:
+    """PFENet's prior: the largest cosine over the masked support positions, min-max normalised. Returns [B, K, H, W] in [0, 1].
+
+    Arguments as `spm`. The [HW, HW] matrix is made in pieces of at most `budget` elements.
+    """
+    batch, shots, height, width = mask.shape
+    queries = query.flatten(2).unsqueeze(1)  # [B, 1, C, HW]
+    supports = (support * mask.unsqueeze(2)).flatten(3).transpose(2, 3)  # [B, K, HW, C]
+    query_norm, support_norm = queries.norm(dim=2, keepdim=True), supports.norm(dim=3, keepdim=True)
+    step = max(1, budget // (batch * shots * height * width))
+    best = queries.new_full((batch, shots, height * width), -1.0)
+    for start in range(0, height * width, step):
+        piece = slice(start, start + step)
+        cosine = supports[:, :, piece] @ queries / (support_norm[:, :, piece] * query_norm + EPS)  # [B, K, step, HW]
+        best = torch.maximum(best, cosine.amax(2))
+    return min_max(best.view(batch, shots, height, width))
+
+
+def min_max(score: Tensor) -> Tensor:
+    """Each map [..., H, W] moved and scaled to [0, 1]; a constant map becomes 0."""
+    low, high = score.amin((-2, -1), keepdim=True), score.amax((-2, -1), keepdim=True)
+    return (score - low) / (high - low + EPS)
+
+
+def _pool(x: Tensor, window: tuple[int, int]) -> Tensor:
+    """Average over a window, zero padding counted in the mean: the size stays."""
+    return F.avg_pool2d(x, window, stride=1, padding=(window[0] // 2, window[1] // 2))

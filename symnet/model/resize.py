@@ -1,0 +1,42 @@
+"""Bilinear resizing with corners aligned, the only one this family of models uses."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize(x: Tensor, size: int) -> Tensor:
+    """[B, C, h, h] -> [B, C, size, size], as two small matrix products.
+
+    Equal to `F.interpolate(..., mode="bilinear", align_corners=True)`; its gradient is two products as well, where the library's
+    scatters with atomics.
+    """
+    if x.shape[-1] == size and x.shape[-2] == size:
+        return x
+    rows = interpolation_matrix(x.shape[-2], size, x.device, x.dtype)
+    columns = interpolation_matrix(x.shape[-1], size, x.device, x.dtype)
+    return rows @ x @ columns.T
+
+
+@functools.lru_cache(maxsize=64)
+def interpolation_matrix(n: int, m: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[m, n]: the weights of n samples in each of m interpolated ones. A constant: no gradient, kept per device and type."""
+    with torch.inference_mode(False), torch.no_grad():
+        eye = torch.eye(n, device=device, dtype=torch.float32)
+        return F.interpolate(eye[None], size=m, mode="linear", align_corners=True)[0].T.contiguous().to(dtype)
+
+
+def resize_mask(mask: Tensor, size: int) -> Tensor:
+    """A {0, 1} mask [..., S, S] -> [..., size, size] in [0, 1], float32. Where S = 8n+1 and size = n+1 it samples, exactly."""
+    height = mask.shape[-1]
+    if (height - 1) % max(size - 1, 1) == 0 and size > 1:
+        step = (height - 1) // (size - 1)
+        return mask[..., ::step, ::step].float()
+    return resize(mask.float(), size)
+
+
+def nearest_mask(mask: Tensor, size: int) -> Tensor:
+    """A {0, 1} mask [B, S, S] -> bool [B, size, size], by the nearest neighbour rule of `F.interpolate`."""
+    return F.interpolate(mask.float().unsqueeze(1), (size, size), mode="nearest").squeeze(1) > 0.5
