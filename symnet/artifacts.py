@@ -36,6 +36,11 @@ class Provenance(BaseModel):
     content: str = ""
 
 
+def sealed(provenance: Provenance, content: str) -> Provenance:
+    """`provenance` with its sum: over `content`, the sha256 of what the file holds, and over its own other fields."""
+    return provenance.model_copy(update={"content": digest([provenance.model_dump(exclude={"content"}), content])})
+
+
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and give it the final name, on failure remove it.
@@ -49,7 +54,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
         _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
@@ -73,7 +78,7 @@ def write_text(path: Path | str, text: str) -> None:
 def write_text_if_changed(path: Path | str, text: str) -> bool:
     """As `write_text`, but leave a file that already holds `text` untouched. Returns whether it was written."""
     path = Path(path)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
+    if path.exists() and path.read_bytes() == text.encode():
         return False
     write_text(path, text)
     return True
@@ -90,14 +95,17 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path | str) -> str:
-    """sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 of a file's bytes. Raises `UserError` where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def dump_json(payload: Any, provenance: Provenance) -> str:
     """The text of a JSON artifact: provenance first, then the payload, one key a line at the top two levels."""
-    stamped = provenance.model_copy(update={"content": digest(payload)})
+    stamped = sealed(provenance, digest(payload))
     return json.dumps({"provenance": stamped.model_dump(), "payload": payload}, indent=1, sort_keys=False, allow_nan=False) + "\n"
 
 
@@ -112,18 +120,35 @@ def read_json(path: Path | str, stage: str | None = None) -> tuple[Any, Provenan
     Raises `UserError` naming the file and what is wrong with it.
     """
     path = Path(path)
+    text = _read(path)
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        whole = json.loads(text)
+        canonical(whole)  # refuses what JSON has no number for: NaN, 1e999
+    except ValueError as error:
         raise UserError(f"{path}: not a whole JSON file ({one_line(error)}); delete it and run again") from None
     if not isinstance(whole, Mapping) or set(whole) != {"provenance", "payload"}:
         raise UserError(f"{path}: not an artifact of symnet (no provenance)")
     provenance = parse_provenance(whole["provenance"], path, stage)
-    if provenance.content != digest(whole["payload"]):
-        raise UserError(f"{path}: content does not match its sha256: damaged or edited; delete it and run again")
+    check_seal(path, provenance, digest(whole["payload"]))
     return whole["payload"], provenance
+
+
+def _read(path: Path) -> str:
+    """A file's text with its line ends as they are."""
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text ({one_line(error)}); delete it and run again") from None
+
+
+def check_seal(path: Path | str, provenance: Provenance, content: str) -> None:
+    """Raise `UserError` unless `provenance` carries the sum of itself and of `content`."""
+    if sealed(provenance, content) != provenance:
+        raise UserError(f"{path}: content does not match its sha256: damaged or edited; delete it and run again")
 
 
 def parse_provenance(found: Any, path: Path | str, stage: str | None) -> Provenance:
@@ -142,35 +167,36 @@ def parse_provenance(found: Any, path: Path | str, stage: str | None) -> Provena
 MARK = "# symnet "  # first line of a table artifact: the provenance follows as JSON
 
 
-def write_table(path: Path | str, columns: list[str], rows: list[list[Any]], provenance: Provenance) -> None:
+def write_table(path: Path | str, columns: list[str], rows: list[list[Any]], provenance: Provenance, if_changed: bool = False) -> bool:
     """Write a CSV artifact whole or not at all. Its first line is a comment that holds the provenance.
 
-    `pandas.read_csv(path, comment="#")` reads it too; `read_table` checks it first.
+    `pandas.read_csv(path, comment="#")` reads it too; `read_table` checks it first. With `if_changed` a file that already holds
+    the same bytes stays untouched. Returns whether it was written.
     """
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    returns = any("\r" in str(value) for row in rows for value in row)  # csv quotes these by itself from Python 3.13 on
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
     writer.writerow(columns)
     writer.writerows(rows)
     text = buffer.getvalue()
-    stamped = provenance.model_copy(update={"content": hashlib.sha256(text.encode()).hexdigest()})
-    write_text(path, f"{MARK}{canonical(stamped.model_dump())}\n{text}")
+    stamped = sealed(provenance, hashlib.sha256(text.encode()).hexdigest())
+    whole = f"{MARK}{canonical(stamped.model_dump())}\n{text}"
+    if if_changed:
+        return write_text_if_changed(path, whole)
+    write_text(path, whole)
+    return True
 
 
 def read_table(path: Path | str, stage: str | None = None) -> tuple[list[dict[str, str]], Provenance]:
     """Read and check a CSV artifact. Returns its rows, column name to text, and its provenance. Raises `UserError`."""
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found") from None
-    head, _, body = text.partition("\n")
+    head, _, body = _read(path).partition("\n")
     if not head.startswith(MARK):
         raise UserError(f"{path}: not an artifact of symnet (no provenance)")
     try:
         found = json.loads(head[len(MARK) :])
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{path}: provenance is not readable ({one_line(error)})") from None
     provenance = parse_provenance(found, path, stage)
-    if provenance.content != hashlib.sha256(body.encode()).hexdigest():
-        raise UserError(f"{path}: content does not match its sha256: damaged or edited; delete it and run again")
-    return list(csv.DictReader(io.StringIO(body))), provenance
+    check_seal(path, provenance, hashlib.sha256(body.encode()).hexdigest())
+    return list(csv.DictReader(io.StringIO(body, newline=""))), provenance

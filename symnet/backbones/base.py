@@ -1,5 +1,6 @@
 """What a backbone is."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -8,11 +9,11 @@ STRIDE = 8
 
 
 class Levels(NamedTuple):
-    """What the modules read: low [B, Cl, H, W] (K-shot weights), mid [B, Cm, H, W] (prototypes), high [B, Ch, H, W] (prior, base learner)."""
+    """What the modules read of an image: [B, C, H, W] each."""
 
-    low: Tensor
-    mid: Tensor
-    high: Tensor
+    low: Tensor  # K-shot weights
+    mid: Tensor  # prototypes and decoder
+    high: Tensor  # prior, base learner
 
 
 class Backbone(nn.Module):
@@ -45,15 +46,18 @@ def side(size: int) -> int:
     return (size - 1) // STRIDE + 1
 
 
-def load_exactly(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load a state dict whose names and shapes must all fit; raise `ValueError` naming the first that does not."""
+def load_exactly(module: nn.Module, state: dict[str, Tensor], told: Callable[[str], str] = str) -> None:
+    """Load a state dict whose names and shapes must all fit; raise `ValueError` naming the first that does not.
+
+    `told` turns a name of ours into the one the error says, where the file has other names.
+    """
     own = module.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing:
-        raise ValueError(f"no entry '{missing[0]}' ({len(missing)} missing of {len(own)})")
+        raise ValueError(f"no entry '{told(missing[0])}' ({len(missing)} missing of {len(own)})")
     if extra:
-        raise ValueError(f"foreign entry '{extra[0]}' ({len(extra)} of them)")
+        raise ValueError(f"foreign entry '{told(extra[0])}' ({len(extra)} of them)")
     if wrong:
-        raise ValueError(f"entry '{wrong[0]}' has shape {tuple(state[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}")
+        raise ValueError(f"entry '{told(wrong[0])}' has shape {tuple(state[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}")
     module.load_state_dict(state, strict=True)

@@ -81,7 +81,8 @@ class ResNet50(Backbone):
                 renamed[_STEM.get(first, first) + dot + rest] = value
         if "layer0.0.weight" in renamed and renamed["layer0.0.weight"].shape[-1] == 7:
             raise ValueError("its stem is one 7x7 convolution (torchvision's), expected PSPNet's three 3x3 convolutions")
-        load_exactly(self, renamed)
+        counters = {name: value for name, value in self.state_dict().items() if name.endswith("num_batches_tracked")}
+        load_exactly(self, counters | renamed)  # files older than PyTorch 0.4.1 have no counters, and nothing reads them
 
 
 def _conv(channels_in: int, channels: int, stride: int) -> list[nn.Module]:

@@ -1,6 +1,6 @@
 """FEM, the feature enrichment decoder (PFENet): four scales, fine to coarse, each fed by the finer one."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +33,13 @@ class Decoder(nn.Module):
     def forward(self, query: Tensor, prototype: Tensor, hyper: Tensor | None, prior: Tensor) -> Decoded:
         """query [B, C, H, W], prototype [B, C], hyper [B, N', H, W] or None, prior [B, 1, H, W]."""
         size, channels = query.shape[-1], query.shape[1]
-        spread, inner = [], []
+        spread: list[Tensor] = []
+        inner: list[Tensor] = []
         for position, (scale, merge) in enumerate(zip(self.scales, self.merge, strict=True)):
             maps = [query if scale == size else F.adaptive_avg_pool2d(query, scale)]
             maps += [resize(x, scale) for x in (hyper, prior) if x is not None]
             # the prototype is the same everywhere: its share of the 1x1 convolution is a bias
-            weight = merge.weight
+            weight = cast(Tensor, merge.weight)
             bias = prototype @ weight[:, channels : 2 * channels, 0, 0].T  # [B, C]
             x = F.conv2d(torch.cat(maps, 1), torch.cat([weight[:, :channels], weight[:, 2 * channels :]], 1))
             x = F.relu(x + bias[:, :, None, None])  # [B, C, s, s]

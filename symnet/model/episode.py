@@ -1,13 +1,14 @@
 """The frozen part: all that a trainable head needs of an episode, computed without gradient from block maps."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from symnet.backbones.base import Backbone
 from symnet.config import ModelSettings
-from symnet.model.base import PSPHead, base_foreground
+from symnet.model.base import base_foreground
 from symnet.model.correlation import correlation_maps
 from symnet.model.prior import pfenet_prior, spm
 from symnet.model.resize import nearest_mask, resize_mask
@@ -34,25 +35,27 @@ class EpisodeInputs:
 
     def to(self, device: torch.device) -> "EpisodeInputs":
         """The same on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return EpisodeInputs(**{name: None if value is None else value.to(device, non_blocking=True) for name, value in moved.items()})
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {name: None if value is None else value.to(device, non_blocking=True) for name, value in held.items()}
+        return EpisodeInputs(**moved)
 
 
 @torch.no_grad()
 def freeze_episode(
     backbone: Backbone,
-    base: PSPHead,
     settings: ModelSettings,
     query: list[Tensor],
     support: list[Tensor],
     support_mask: Tensor,
     text: Tensor,
+    base_logits: Tensor,
     base_index: Tensor | None = None,
 ) -> EpisodeInputs:
     """Everything of an episode that does not depend on trained weights.
 
     query: N block maps [B, C_i, H, W]; support: N block maps [B, K, C_i, H, W]; support_mask [B, K, S, S] in {0, 1, 255} (255 counts
-    as background); text [B, T]; base_index [B], in training: the episode's class among the base classes.
+    as background); text [B, T]; base_logits [B, 1 + n, H, W], the frozen base learner's of the query; base_index [B], in training: the
+    episode's class among the base classes.
     """
     shots = support_mask.shape[:2]
     side = query[0].shape[-1]
@@ -62,7 +65,6 @@ def freeze_episode(
     on = support_mask == 1
     mask = resize_mask(on, side)  # [B, K, H, W]
     prior = spm if settings.prior == "spm" else pfenet_prior
-    logits = base(queries.high)
     return EpisodeInputs(
         query_mid=queries.mid,
         support_mid=mid,
@@ -71,7 +73,7 @@ def freeze_episode(
         prior=prior(queries.high, high, mask),
         correlations=correlation_maps(query, support, mask) if settings.tdc else None,
         psi=dissimilarity(queries.low, low),
-        base_logits=logits,
-        base=base_foreground(logits, base_index),
+        base_logits=base_logits,
+        base=base_foreground(base_logits, base_index),
         text=text,
     )

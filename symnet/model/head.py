@@ -99,7 +99,7 @@ class Head(nn.Module):
         return episode.psi.shape[1]
 
     def losses(self, output: HeadOutput, query_mask: Tensor) -> dict[str, Tensor]:
-        """The parts of the objective, scalars: ensemble, meta, inner, and triplet where it is on. query_mask [B, S, S] int64 in {0, 1, 255}."""
+        """The parts, scalars: ensemble, meta, inner, and triplet where it is on. query_mask [B, S, S] int64 in {0, 1, 255}."""
         parts = {
             "ensemble": cross_entropy(output.ensemble, query_mask),
             "meta": cross_entropy(output.meta, query_mask),
@@ -110,9 +110,13 @@ class Head(nn.Module):
         return parts
 
     def objective(self, parts: dict[str, Tensor]) -> Tensor:
-        """Eq. 15: triplet + inner + final, weight 1 each; with the meta cross-entropy where `meta_loss` says so (`released`)."""
-        wanted = self.settings.meta_loss if self.settings.meta_loss is not None else self.variant == "released"
-        return torch.stack([value for name, value in parts.items() if name != "meta" or wanted]).sum()
+        """Eq. 15: triplet + inner + final, weight 1 each; with the meta cross-entropy where `meta_loss` says so.
+
+        `released` has it by default, and adds the frozen base learner's constant.
+        """
+        released = self.variant == "released"
+        wanted = {"meta": released if self.settings.meta_loss is None else self.settings.meta_loss, "base": released}
+        return torch.stack([value for name, value in parts.items() if wanted.get(name, True)]).sum()
 
 
 def weighs_shots(settings: ModelSettings) -> bool:

@@ -86,11 +86,8 @@ class Alignment(nn.Module):
 
     def forward(self, features: Tensor, prototype: Tensor, text: Tensor | None) -> Tensor:
         """features [B, C, H, W] (already masked), prototype [B, C], text [B, T] -> augmented prototype [B, C]."""
-        if text is None:
-            joined = prototype
-        else:  # eq. 6 puts the prototype first, the released code the class vector
-            joined = torch.cat([prototype, text] if self.variant == "paper" else [text, prototype], 1)
-        query = self.query(joined)  # [B, C]
+        parts = [prototype] if text is None else [prototype, text]  # eq. 6; the released code puts the class vector first
+        query = self.query(torch.cat(parts if self.variant == "paper" else parts[::-1], 1))  # [B, C]
         keys = self.key(features).flatten(2)  # [B, C, HW]
         if self.variant == "paper":
             values, query = self.value(features).flatten(2), query * prototype.shape[1] ** -0.5

@@ -10,51 +10,62 @@ from symnet.backbones.base import load_exactly
 from symnet.config import ModelSettings
 from symnet.model.symnet import SymNet
 
-# released name (pattern) -> ours; applied in order, the first that matches
+# (released beginning, ours); {} is the number of a layer; the first that matches holds
 _RENAME = (
-    (r"^layer(\d)\.", r"backbone.layer\1."),
-    (r"^learner_base\.0\.features\.(\d)\.1\.", r"base.pyramid.\1.0."),
-    (r"^learner_base\.0\.features\.(\d)\.2\.", r"base.pyramid.\1.1."),
-    (r"^learner_base\.1\.", r"base.classify."),
-    (r"^down_query\.", r"head.reduce_query."),
-    (r"^down_supp\.", r"head.reduce_support."),
-    (r"^init_merge\.(\d)\.0\.", r"head.decode.merge.\1."),
-    (r"^alpha_conv\.(\d)\.0\.", r"head.decode.across.\1."),
-    (r"^beta_conv\.", r"head.decode.refine."),
-    (r"^inner_cls\.", r"head.decode.inner."),
-    (r"^res1\.0\.", r"head.decode.join."),
-    (r"^res2\.", r"head.decode.refine_joined."),
-    (r"^cls\.", r"head.decode.classify."),
-    (r"^hyper_final\.conv1\.", r"head.fuse.reduce4."),
-    (r"^hyper_final\.conv2\.", r"head.fuse.reduce3."),
-    (r"^hyper_final\.conv3\.", r"head.fuse.reduce2."),
-    (r"^hyper_final\.merge1\.", r"head.fuse.merge3."),
-    (r"^hyper_final\.merge2\.", r"head.fuse.merge2."),
-    (r"^CrossAttention\.weight$", r"head.align.score"),
-    (r"^CrossAttention\.w_q\.", r"head.align.query."),
-    (r"^CrossAttention\.w_k\.", r"head.align.key."),
-    (r"^CrossAttention\.proj\.", r"head.align.project."),
-    (r"^kshot_rw\.", r"head.weigh.layers."),
-    (r"^gram_merge\.", r"head.ensemble.with_psi."),
-    (r"^cls_merge\.", r"head.ensemble.with_base."),
+    ("layer{}.", "backbone.layer{}."),
+    ("learner_base.0.features.{}.1.", "base.pyramid.{}.0."),
+    ("learner_base.0.features.{}.2.", "base.pyramid.{}.1."),
+    ("learner_base.1.", "base.classify."),
+    ("down_query.", "head.reduce_query."),
+    ("down_supp.", "head.reduce_support."),
+    ("init_merge.{}.0.", "head.decode.merge.{}."),
+    ("alpha_conv.{}.0.", "head.decode.across.{}."),
+    ("beta_conv.", "head.decode.refine."),
+    ("inner_cls.", "head.decode.inner."),
+    ("res1.0.", "head.decode.join."),
+    ("res2.", "head.decode.refine_joined."),
+    ("cls.", "head.decode.classify."),
+    ("hyper_final.conv1.", "head.fuse.reduce4."),
+    ("hyper_final.conv2.", "head.fuse.reduce3."),
+    ("hyper_final.conv3.", "head.fuse.reduce2."),
+    ("hyper_final.merge1.", "head.fuse.merge3."),
+    ("hyper_final.merge2.", "head.fuse.merge2."),
+    ("CrossAttention.weight", "head.align.score"),
+    ("CrossAttention.w_q.", "head.align.query."),
+    ("CrossAttention.w_k.", "head.align.key."),
+    ("CrossAttention.proj.", "head.align.project."),
+    ("kshot_rw.", "head.weigh.layers."),
+    ("gram_merge.", "head.ensemble.with_psi."),
+    ("cls_merge.", "head.ensemble.with_base."),
 )
 
 
 def our_name(released: str) -> str:
     """Our parameter name for a released one; a name without a counterpart comes back as it is, and is then refused as foreign."""
-    for pattern, ours in _RENAME:
-        renamed, found = re.subn(pattern, ours, released)
+    return _renamed(released, _RENAME)
+
+
+def released_name(ours: str) -> str:
+    """The released name of one of our parameters: the inverse of `our_name`."""
+    return _renamed(ours, tuple((b, a) for a, b in _RENAME))
+
+
+def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    for old, new in table:
+        renamed, found = re.subn("^" + re.escape(old).replace(r"\{\}", r"(\d+)"), new.replace("{}", r"\1"), name)
         if found:
             return renamed
-    return released
+    return name
 
 
 def from_released(state: Mapping[str, object], shot: int, image_size: int, scales: tuple[int, ...] | None) -> SymNet:
     """See `SymNet.from_released`."""
     tensors = {name.removeprefix("module."): torch.as_tensor(value) for name, value in state.items()}
-    for name in ("learner_base.1.4.weight", "CrossAttention.w_q.weight", "cls.0.weight"):
+    for name, axes in (("learner_base.1.4.weight", 4), ("CrossAttention.w_q.weight", 2), ("cls.0.weight", 4)):
         if name not in tensors:
             raise ValueError(f"no entry '{name}': not a state dict of the released Sym-Net")
+        if tensors[name].dim() != axes:
+            raise ValueError(f"entry '{name}' has shape {tuple(tensors[name].shape)}, expected {axes} axes")
     channels = tensors["cls.0.weight"].shape[0]
     model = SymNet(
         ModelSettings(variant="released", channels=channels),
@@ -71,5 +82,5 @@ def from_released(state: Mapping[str, object], shot: int, image_size: int, scale
         if ours.startswith("head.weigh.") and value.dim() == 4:
             value = value.flatten(1)  # their 1x1 convolution over shots is our linear layer
         renamed[ours] = value
-    load_exactly(model, renamed)
+    load_exactly(model, renamed, released_name)
     return model.float().eval()

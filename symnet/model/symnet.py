@@ -112,6 +112,9 @@ class SymNet(nn.Module):
         query_mask [B, S, S] in {0, 1, 255}; base_mask [B, S, S]: base class + 1, 0 background, 255 ignored; base_index [B]: the
         episode's class among the base classes, left out of p_base.
         """
+        batch, s = query.shape[0], self.image_size
+        _check_shapes(query_mask=(query_mask, (batch, s, s)), base_mask=(base_mask, (batch, s, s)), base_index=(base_index, (batch,)))
+        _check_values("query_mask", query_mask)
         inputs = self.freeze(query, support, support_mask, text, base_index)
         parts = self.head.losses(self.head(inputs, with_triplet=True), query_mask.long())
         return parts | {"base": cross_entropy(inputs.base_logits, base_mask.long())}
@@ -123,7 +126,8 @@ class SymNet(nn.Module):
         batch, shots = support.shape[:2]
         maps = self.backbone(torch.cat([query, support.flatten(0, 1)]))
         queries, supports = [m[:batch] for m in maps], [m[batch:].unflatten(0, (batch, shots)) for m in maps]
-        return freeze_episode(self.backbone, self.base, self.settings, queries, supports, support_mask, text, base_index)
+        logits = self.base(self.backbone.levels(queries).high)
+        return freeze_episode(self.backbone, self.settings, queries, supports, support_mask, text, logits, base_index)
 
     def _at_full_size(self, inputs: EpisodeInputs, out: HeadOutput) -> Output:
         final, meta, base = (resize(x, self.image_size) for x in (out.ensemble, out.meta, inputs.base_logits))
@@ -132,14 +136,27 @@ class SymNet(nn.Module):
         return Output(final, meta, base, out.prior, out.hyper, correlations, out.support_prototypes, out.query_prototype, out.shot_weights)
 
     def _check(self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor) -> None:
-        """Refuse shapes that do not fit, naming the argument."""
+        """Refuse shapes and mask values that do not fit, naming the argument."""
         batch, s = query.shape[0], self.image_size
-        expected = {
-            "query": (query, (batch, 3, s, s)),
-            "support": (support, (batch, self.shot, 3, s, s)),
-            "support_mask": (support_mask, (batch, self.shot, s, s)),
-            "text": (text, (batch, self.text)),
-        }
-        for name, (found, shape) in expected.items():
-            if tuple(found.shape) != shape:
-                raise ValueError(f"{name}: found shape {tuple(found.shape)}, expected {shape}")
+        _check_shapes(
+            query=(query, (batch, 3, s, s)),
+            support=(support, (batch, self.shot, 3, s, s)),
+            support_mask=(support_mask, (batch, self.shot, s, s)),
+            text=(text, (batch, self.text)),
+        )
+        _check_values("support_mask", support_mask)
+
+
+def _check_shapes(**expected: tuple[Tensor, tuple[int, ...]]) -> None:
+    for name, (found, shape) in expected.items():
+        if tuple(found.shape) != shape:
+            raise ValueError(f"{name}: found shape {tuple(found.shape)}, expected {shape}")
+
+
+def _check_values(name: str, mask: Tensor) -> None:
+    """Refuse anything but 0, 1 and 255; on a GPU the look would wait for the device, so there it is left out."""
+    if mask.device.type != "cpu":
+        return
+    wrong = (mask != 0) & (mask != 1) & (mask != 255)
+    if wrong.any():
+        raise ValueError(f"{name}: found value {mask[wrong][0].item()}, allowed: 0, 1, 255")

@@ -1,0 +1,38 @@
+# Each target sets up what it needs: .venv is made when absent.
+PYTHON ?= python3
+BIN := .venv/bin
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: demo test lint format ui bench clean
+
+demo: .venv/ready
+	$(BIN)/snakemake --configfile config/demo.yaml all
+	@$(BIN)/symnet show --results results/demo
+
+test: .venv/ready
+	$(BIN)/pytest -n 2 $(ARGS)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check -l 140 Snakefile workflow
+	$(BIN)/snakemake --lint --configfile config/demo.yaml
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt -l 140 Snakefile workflow
+
+ui: .venv/ready
+	$(BIN)/symnet track ui
+
+clean:
+	rm -rf .venv results .snakemake
+
+# pip, not uv: it finds a torch wheel for CPUs where one is configured.
+.venv/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

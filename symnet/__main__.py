@@ -1,0 +1,5 @@
+"""`python -m symnet`, the same as `symnet`."""
+
+from symnet.cli import main
+
+main()

@@ -1,0 +1,161 @@
+"""The base learner: PSPNet over a fold's base classes, trained as BAM's. Its backbone is the one the fold's methods use."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from symnet.artifacts import Provenance
+from symnet.backbones import Backbone, build_backbone, load_backbone, load_exactly
+from symnet.checkpoint import load_tensors, save_tensors
+from symnet.config import PixelSettings, Settings
+from symnet.data.classes import class_names
+from symnet.data.episodes import holdout, pass_order
+from symnet.data.folds import FoldList, base_classes, read_fold_list
+from symnet.data.readers import Reader, open_reader
+from symnet.data.transforms import augment, fit
+from symnet.errors import UserError
+from symnet.model.base import PSPHead
+from symnet.model.losses import cross_entropy
+from symnet.model.resize import resize
+from symnet.progress import progress
+from symnet.schedule import poly_rate
+
+STAGE = "base"
+
+
+@dataclass(frozen=True)
+class BaseLearner:
+    """The frozen pair. `classes` are the base classes' indices in the data set, in the order of the head's channels from 1."""
+
+    backbone: Backbone
+    head: PSPHead
+    classes: tuple[int, ...]
+    digest: str
+
+    def to(self, device: torch.device) -> "BaseLearner":
+        """Both on a device, in eval mode, without gradients."""
+        for module in (self.backbone, self.head):
+            module.to(device).eval().requires_grad_(False)
+        return self
+
+
+def base_labels(mask: np.ndarray, classes: tuple[int, ...]) -> Tensor:
+    """Index mask [H, W] -> labels int64 [H, W]: base classes 1..n in order, other classes 0, 255 ignored."""
+    table = np.zeros(256, np.int64)
+    table[list(classes)] = np.arange(1, len(classes) + 1)
+    table[255] = 255
+    return torch.from_numpy(table[mask])
+
+
+def train_base(
+    settings: Settings,
+    data_root: Path,
+    weights_root: Path,
+    train_list: Path,
+    fold: int,
+    out: Path,
+    device: torch.device,
+    provenance: Provenance,
+) -> float:
+    """Train, measure and write the base learner of a fold. Returns its mIoU over base classes, 0 to 1.
+
+    Raises `UserError` when that is below `base.floor`: what builds on a blind base learner is worth nothing.
+    """
+    base = settings.base
+    torch.manual_seed(base.seed)
+    names = class_names(settings.data.classes)
+    classes = base_classes(fold, len(names), settings.data.folds, settings.data.split)
+    reader = open_reader(settings.data, settings.protocol, data_root)
+    train, held = holdout(read_fold_list(train_list), base.holdout, base.seed)
+    backbone = load_backbone(settings.backbone, weights_root).to(device)
+    head = PSPHead(backbone.high_channels, len(classes) + 1, base.width).to(device)
+    optimiser = _optimiser(settings, backbone, head)
+    backbone.requires_grad_(base.train_backbone)
+    steps = base.total_steps(len(train.rows))
+    rates = [group["lr"] for group in optimiser.param_groups]
+    for step in progress(range(steps), steps, f"base learner, fold {fold}"):
+        images, labels = (x.to(device) for x in _batch(settings, reader, train, classes, step))
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = poly_rate(rate, step, steps, base.power)
+        backbone.train(base.train_backbone)
+        head.train()
+        with torch.set_grad_enabled(base.train_backbone):
+            high = backbone.levels(backbone(images)).high
+        loss = cross_entropy(head(high), labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if not torch.isfinite(loss):
+            raise UserError(f"base learner of fold {fold}: loss is {loss.item()} at step {step}; lower base.lr ({base.lr})")
+    miou = measure(backbone, head, _held_out(reader, held, classes, settings.pixels), len(classes), device)
+    if miou < base.floor:
+        raise UserError(
+            f"base learner of fold {fold}: mIoU {miou:.3f} over {len(classes)} base classes is below base.floor ({base.floor}); "
+            "check data.root and backbone.weights, train longer (base.epochs, base.steps), or lower the floor"
+        )
+    tensors = {f"backbone.{n}": v for n, v in backbone.state_dict().items()} | {f"head.{n}": v for n, v in head.state_dict().items()}
+    meta = {"backbone": settings.backbone.name, "width": base.width, "classes": list(classes), "miou": miou, "steps": steps, "fold": fold}
+    save_tensors(out, tensors, meta, provenance)
+    return miou
+
+
+def load_base(path: Path) -> BaseLearner:
+    """Read a base learner, checked. Raises `UserError`."""
+    tensors, meta, provenance = load_tensors(path, STAGE)
+    backbone = build_backbone(meta["backbone"])
+    head = PSPHead(backbone.high_channels, len(meta["classes"]) + 1, meta["width"])
+    for prefix, module in (("backbone.", backbone), ("head.", head)):
+        load_exactly(module, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
+    return BaseLearner(backbone, head, tuple(meta["classes"]), provenance.content)
+
+
+def _optimiser(settings: Settings, backbone: nn.Module, head: nn.Module) -> torch.optim.SGD:
+    base = settings.base
+    groups = [{"params": list(head.parameters()), "lr": base.lr * base.head_lr_factor}]
+    if base.train_backbone:
+        groups.append({"params": list(backbone.parameters()), "lr": base.lr})
+    return torch.optim.SGD(groups, lr=base.lr, momentum=base.momentum, weight_decay=base.weight_decay)
+
+
+def _batch(settings: Settings, reader: Reader, train: FoldList, classes: tuple[int, ...], step: int) -> tuple[Tensor, Tensor]:
+    """The step's images [B, 3, S, S] and labels [B, S, S]: a pure function of the step."""
+    base, count = settings.base, len(train.rows)
+    images, labels = [], []
+    for position in range(step * base.batch_size, (step + 1) * base.batch_size):
+        turn, place = divmod(position, count)
+        row = train.rows[pass_order(base.seed, turn, count)[place]]
+        image, mask = reader.load("train", row.image)
+        rng = np.random.default_rng([base.seed, position])
+        pixels, truth = augment(image, mask, settings.pixels, rng, scale=base.scale, size=base.size)
+        images.append(pixels)
+        labels.append(base_labels(truth.numpy(), classes))
+    return torch.stack(images), torch.stack(labels)
+
+
+@torch.no_grad()
+def measure(backbone: Backbone, head: PSPHead, images: Iterator[tuple[Tensor, Tensor]], classes: int, device: torch.device) -> float:
+    """mIoU over the base classes that occur, 0 to 1. images: [3, S, S] and labels [S, S] in 0..classes and 255."""
+    backbone.eval()
+    head.eval()
+    count = classes + 1
+    confusion = torch.zeros(count, count, dtype=torch.int64)
+    for image, labels in images:
+        logits = resize(head(backbone.levels(backbone(image[None].to(device))).high), labels.shape[-1])
+        found, known = logits.argmax(1).squeeze(0).cpu(), labels != 255
+        confusion += torch.bincount(labels[known] * count + found[known], minlength=count * count).view(count, count)
+    hit = confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - hit
+    present = confusion.sum(1)[1:] > 0
+    iou = (hit / union.clamp(min=1))[1:][present]
+    return float(iou.mean()) if len(iou) else 0.0
+
+
+def _held_out(reader: Reader, held: FoldList, classes: tuple[int, ...], pixels: PixelSettings) -> Iterator[tuple[Tensor, Tensor]]:
+    """The held-out training images at the test transform, with their labels."""
+    for row in held.rows:
+        fitted = fit(*reader.load("train", row.image), pixels.size, pixels.antialias)
+        yield fitted.image, base_labels(fitted.mask.numpy(), classes)

@@ -1,0 +1,113 @@
+"""Testing a method on a fold: one round of written episodes a seed, integer counts per class."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from symnet.artifacts import Provenance, write_json
+from symnet.base_learner import load_base
+from symnet.cells import Cell
+from symnet.checkpoint import load_tensors
+from symnet.config import Settings
+from symnet.data.classes import class_names
+from symnet.data.episodes import Episode, left_out, read_manifest
+from symnet.data.folds import novel_classes, read_fold_list
+from symnet.data.readers import Reader, open_reader
+from symnet.embeddings import read_embeddings
+from symnet.errors import UserError
+from symnet.methods import METHODS, method_class
+from symnet.metrics import protocol_stamp
+from symnet.progress import progress
+from symnet.scoring import Counts
+from symnet.sources import ahead, make_batch, requests_of
+from symnet.train import open_source
+
+STAGE = "evaluate"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files an evaluation reads. `features`: the test cache, None to recompute; `model`: None for a method that is not trained."""
+
+    test_list: Path
+    base: Path
+    embeddings: Path
+    features: Path | None
+    model: Path | None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One seed: its manifest, where its counts go, and their provenance."""
+
+    seed: int
+    manifest: Path
+    out: Path
+    provenance: Provenance
+
+
+@torch.no_grad()
+def evaluate(settings: Settings, data_root: Path, cell: Cell, experiment: str, inputs: Inputs, rounds: list[Round], device: torch.device) -> None:
+    """Run every round and write its metric file. Both scorings are always computed, of the same predictions."""
+    base = load_base(inputs.base).to(device)
+    names, vectors = read_embeddings(inputs.embeddings)
+    source = open_source(settings, data_root, "test", inputs.features, base, device)
+    method = method_class(cell.method)(settings, base.backbone, cell.shot, vectors.shape[1], source.side)
+    if METHODS[cell.method].trained:
+        method.load_state_dict(_weights(inputs.model, cell), strict=True)
+    method.to(device).eval()
+    reader = open_reader(settings.data, settings.protocol, data_root)
+    novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)
+    dropped = {names[c - 1]: reason for c, reason in left_out(read_fold_list(inputs.test_list), cell.shot, novel).items()}
+    for one in rounds:
+        episodes = read_manifest(one.manifest)
+        size = settings.evaluate.batch_size
+        pieces = [episodes[i : i + size] for i in range(0, len(episodes), size)]
+        counts = Counts()
+        work = ((piece, requests_of(piece)) for piece in pieces)
+        what = f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, seed {one.seed}"
+        for piece, loaded in progress(ahead(source, work), len(pieces), what):
+            found = source.features(loaded)
+            batch = make_batch(piece, found, torch.from_numpy(vectors), base.classes)
+            classes = [names[episode.class_index - 1] for episode in piece]
+            truth = [_truth(reader, episode) for episode in piece]
+            for output, logits in method.predict(base.backbone, batch).items():
+                counts.add_padded(output, logits, batch.query_mask, classes)
+                counts.add_original(output, logits, truth, found.placed, settings.pixels.size, classes)
+        write_json(one.out, _payload(settings, cell, experiment, one.seed, counts, dropped, len(episodes)), one.provenance)
+
+
+def _weights(model: Path | None, cell: Cell) -> dict[str, torch.Tensor]:
+    if model is None:
+        raise UserError(f"method {cell.method} is trained: evaluation needs its model file")
+    tensors, meta, _ = load_tensors(model, "train")
+    if (meta["method"], meta["shots"]) != (cell.method, cell.shot):
+        raise UserError(f"{model}: holds {meta['method']} for {meta['shots']} shots, expected {cell.method} for {cell.shot}")
+    return tensors
+
+
+def _truth(reader: Reader, episode: Episode) -> np.ndarray:
+    """The query's mask at original size, uint8 in {0, 1, 255}."""
+    mask = reader.mask("test", episode.query)
+    return np.where(mask == 255, 255, mask == episode.class_index).astype(np.uint8)
+
+
+def _payload(
+    settings: Settings, cell: Cell, experiment: str, seed: int, counts: Counts, dropped: dict[str, str], episodes: int
+) -> dict[str, Any]:
+    names = class_names(settings.data.classes)
+    protocol = settings.protocol.model_dump(mode="json") | {"image_size": settings.pixels.size}
+    scored = {scoring: counts.of(scoring) for scoring in ("padded", "original")}
+    return {
+        "cell": {"experiment": experiment, **cell.as_dict(), "seed": seed},
+        "variant": settings.model.variant if "model" in METHODS[cell.method].settings else "",
+        "protocol": protocol,
+        "protocol_stamp": protocol_stamp(protocol),
+        "classes": [names[c - 1] for c in novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)],
+        "outputs": {output: {scoring: scored[scoring][output] for scoring in scored} for output in scored["padded"]},
+        "left_out": dropped,
+        "episodes": episodes,
+    }

@@ -1,0 +1,38 @@
+"""What a table's row is: the methods, by name.
+
+A method is one file here, an entry below and its tests. The entry names the settings it depends on, so that changing another
+method's settings or adding a method reruns nothing of it.
+"""
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from symnet.errors import UserError
+
+if TYPE_CHECKING:
+    from symnet.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a method lives. `settings`: sections it depends on beside the stage's own; `trained`: whether it has a training stage."""
+
+    module: str
+    kind: str
+    settings: tuple[str, ...]
+    trained: bool
+
+
+METHODS = {
+    "prototype": Entry("symnet.methods.prototype", "Prototype", (), trained=False),
+    "symnet": Entry("symnet.methods.symnet", "SymNetMethod", ("model",), trained=True),
+}
+
+
+def method_class(name: str) -> type["Method"]:
+    """The class of a method. Raises `UserError` for an unknown name."""
+    if name not in METHODS:
+        raise UserError(f"method: found '{name}', allowed: {', '.join(METHODS)}")
+    entry = METHODS[name]
+    return getattr(importlib.import_module(entry.module), entry.kind)

@@ -1,0 +1,45 @@
+"""The training-free matcher that keeps the others honest: masked average pooling and cosine, on the same features."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from symnet.backbones.base import Backbone
+from symnet.methods.base import EpisodeBatch, Method
+from symnet.model.resize import resize_mask
+
+EPS = 1e-6
+
+
+class Prototype(Method):
+    """Each query position goes to the nearer of two prototypes, foreground and background, by cosine.
+
+    Features: the last block maps of the third and the fourth stage, each L2-normalised per position, side by side. The prototypes are
+    means over the positions of all K supports.
+    """
+
+    outputs = ("prediction",)
+
+    def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
+        """The two cosines as logits, {"prediction": [B, 2, H, W]}."""
+        third = sum(backbone.groups[:2]) - 1
+        query = _describe(batch.query, third)  # [B, C, H, W]
+        shots = batch.support_mask.shape[:2]
+        support = _describe([m.flatten(0, 1) for m in batch.support], third)
+        support = support.unflatten(0, shots).transpose(1, 2).flatten(2)  # [B, C, K H W]
+        known = batch.support_mask != 255
+        side = query.shape[-1]
+        foreground = resize_mask((batch.support_mask == 1).flatten(0, 1), side).unflatten(0, shots).flatten(1)  # [B, K H W]
+        background = resize_mask(((batch.support_mask == 0) & known).flatten(0, 1), side).unflatten(0, shots).flatten(1)
+        cosines = []
+        for weight in (background, foreground):
+            prototype = torch.bmm(support, weight.to(support.dtype).unsqueeze(2)).squeeze(2)  # [B, C]; the cosine needs no divisor
+            prototype = prototype / (prototype.norm(dim=1, keepdim=True) + EPS)
+            cosines.append(torch.einsum("bchw,bc->bhw", query, prototype))
+        return {"prediction": torch.stack(cosines, 1)}
+
+
+def _describe(maps: list[Tensor], third: int) -> Tensor:
+    """[B, C, H, W], of unit length per position."""
+    joined = torch.cat([F.normalize(maps[i], dim=1, eps=EPS) for i in (third, -1)], 1)
+    return joined * 0.5**0.5

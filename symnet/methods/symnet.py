@@ -1,0 +1,38 @@
+"""Sym-Net as a row of the table: its frozen part, its head, its two outputs."""
+
+from torch import Tensor
+
+from symnet.backbones.base import Backbone
+from symnet.config import Settings
+from symnet.methods.base import EpisodeBatch, Method
+from symnet.model.decoder import default_scales
+from symnet.model.episode import EpisodeInputs, freeze_episode
+from symnet.model.head import Head
+
+
+class SymNetMethod(Method):
+    """`meta` is the decoder's own answer, `ensemble` the one joined with the base learner's (the paper's)."""
+
+    outputs = ("meta", "ensemble")
+
+    def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:
+        super().__init__(settings, backbone, shots, text, side)
+        self.model_settings = settings.model
+        self.head = Head(settings.model, backbone.mid_channels, backbone.groups, shots, text, default_scales(side))
+
+    def freeze(self, backbone: Backbone, batch: EpisodeBatch, training: bool = False) -> EpisodeInputs:
+        """The part that no gradient reaches."""
+        own = batch.base_index if training else None
+        maps = batch.query, batch.support
+        return freeze_episode(backbone, self.model_settings, *maps, batch.support_mask, batch.text, batch.base_logits, own)
+
+    def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
+        """{"meta": ..., "ensemble": ...}, [B, 2, H, W] each."""
+        out = self.head(self.freeze(backbone, batch))
+        return {"meta": out.meta, "ensemble": out.ensemble}
+
+    def losses(self, backbone: Backbone, batch: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Eq. 15, its parts, and the outputs."""
+        out = self.head(self.freeze(backbone, batch, training=True), with_triplet=True)
+        parts = self.head.losses(out, batch.query_mask.long())
+        return self.head.objective(parts), parts, {"meta": out.meta, "ensemble": out.ensemble}

@@ -1,0 +1,49 @@
+"""The machine a job runs on: device, threads, the signal to stop."""
+
+import signal
+import time
+from types import FrameType
+
+import torch
+
+from symnet.errors import UserError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto`: a GPU where there is one. Raises `UserError` for another name, or for cuda without a GPU."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device: found '{name}', allowed: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: found cuda, but no GPU is visible here; use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def use_threads(count: int) -> None:
+    """CPU threads of one operator. The same count gives the same bytes."""
+    torch.set_num_threads(count)
+
+
+class StopSignal:
+    """Turns SIGTERM, SIGUSR1 and a deadline into a question, `requested`, that a loop asks between two steps."""
+
+    def __init__(self, deadline_seconds: float | None = None) -> None:
+        self.reason = ""
+        self._deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
+        self._previous = {number: signal.signal(number, self._catch) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        self.reason = signal.Signals(number).name
+
+    @property
+    def requested(self) -> bool:
+        """Whether to save and leave; `reason` then says why."""
+        if not self.reason and self._deadline is not None and time.monotonic() > self._deadline:
+            self.reason = "deadline"
+        return bool(self.reason)
+
+    def restore(self) -> None:
+        """Give the signals back to whoever held them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

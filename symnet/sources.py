@@ -1,0 +1,152 @@
+"""Where an episode's features come from: the cache, or the images themselves. Both give the same `EpisodeBatch`.
+
+A source works in two steps, so that the first can run ahead in a thread: `load` reads rows on the host, `features` makes block maps of
+them on the device.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from symnet.base_learner import BaseLearner
+from symnet.config import Settings
+from symnet.data.episodes import Episode
+from symnet.data.readers import Reader
+from symnet.features import FIXED, FeatureCache, View, compute, make_view
+from symnet.methods.base import EpisodeBatch
+
+AHEAD = 2  # steps that loading runs ahead of computing
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image wanted for an episode of class `wanted`. `seed`: which augmentation; None: the fixed test transform."""
+
+    image: str
+    wanted: int
+    seed: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features and masks of n rows; masks are index masks at the network's size."""
+
+    maps: list[Tensor]  # [n, C_i, H, W]
+    base: Tensor  # [n, 1 + base classes, H, W]
+    mask: Tensor  # [n, S, S] uint8
+    placed: Tensor  # [n, 2] (height, width) of the image inside the square
+    original: Tensor  # [n, 2] (height, width) of the file
+
+
+class Source(Protocol):
+    """What training and evaluation ask for rows."""
+
+    side: int
+
+    def load(self, requests: Sequence[Request]) -> Any:
+        """Read rows on the host. Safe in another thread."""
+
+    def features(self, loaded: Any) -> Features:
+        """Block maps of what `load` returned, on the device."""
+
+
+class CacheSource:
+    """Rows of a feature cache: a training request is served by one of the image's views that shows the class."""
+
+    def __init__(self, manifest: Path, device: torch.device) -> None:
+        self.cache = FeatureCache(manifest)
+        self.device, self.side = device, self.cache.side
+        self._shown: dict[str, list[tuple[int, frozenset[int]]]] = {}
+        views = [(row, index) for row, index in self.cache.rows.items() if row[1] != FIXED]
+        for (image, _), index in views:
+            mask = self.cache.read([index], ["mask"])["mask"][0, ::8, ::8]
+            self._shown.setdefault(image, []).append((index, frozenset(mask.unique().tolist())))
+
+    def load(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+        """Columns of the cache, in order."""
+        return self.cache.read([self._row(request) for request in requests])
+
+    def features(self, loaded: dict[str, Tensor]) -> Features:
+        """To the device, as float32."""
+        on = {name: value.to(self.device) for name, value in loaded.items()}
+        return Features(self.cache.split(on["maps"]), on["base"], on["mask"], on["placed"], on["original"])
+
+    def _row(self, request: Request) -> int:
+        if request.seed is None:
+            return self.cache.rows[request.image, FIXED]
+        views = self._shown[request.image]
+        showing = [index for index, shown in views if request.wanted in shown] or [index for index, _ in views]
+        return showing[int(np.random.default_rng(request.seed).integers(len(showing)))]
+
+
+class ImageSource:
+    """Images read, transformed and passed through the backbone anew each time: training on a GPU, and tests too large to cache."""
+
+    def __init__(self, settings: Settings, reader: Reader, split: str, base: BaseLearner, device: torch.device, workers: int = 4) -> None:
+        self.settings, self.reader, self.split, self.base, self.device = settings, reader, split, base.to(device), device
+        self.side = (settings.pixels.size - 1) // 8 + 1
+        self._pool = ThreadPoolExecutor(workers)
+
+    def load(self, requests: Sequence[Request]) -> list[View]:
+        """Decoded and transformed images, in parallel."""
+        return list(self._pool.map(self._view, requests))
+
+    def features(self, loaded: list[View]) -> Features:
+        """All of them through the backbone as one batch."""
+        maps, base = compute(self.base, loaded, self.device)
+        mask = torch.stack([view.mask for view in loaded]).to(self.device)
+        placed, original = (torch.tensor([getattr(view, name) for view in loaded]) for name in ("placed", "original"))
+        return Features(maps, base, mask, placed, original)
+
+    def _view(self, request: Request) -> View:
+        if request.seed is None:
+            return make_view(self.settings, self.reader, self.split, (request.image, FIXED))
+        draw = int(np.random.default_rng(request.seed).integers(1 << 31))
+        return make_view(self.settings, self.reader, self.split, (request.image, 0), request.wanted, draw)
+
+
+def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None) -> list[Request]:
+    """Queries first, then all supports, episode by episode. `seed`: augment, each image on its own."""
+    queries = [(episode.query, episode.class_index) for episode in episodes]
+    supports = [(image, episode.class_index) for episode in episodes for image in episode.supports]
+    return [
+        Request(image, wanted, None if seed is None else (*seed, position)) for position, (image, wanted) in enumerate([*queries, *supports])
+    ]
+
+
+def make_batch(episodes: Sequence[Episode], found: Features, vectors: Tensor, base_classes: Sequence[int]) -> EpisodeBatch:
+    """Arrange the rows of `requests_of(episodes)` as episodes. vectors [classes, T]: row c - 1 belongs to class c."""
+    count, shots = len(episodes), len(episodes[0].supports)
+    device = found.mask.device
+    wanted = torch.tensor([episode.class_index for episode in episodes])
+    of_row = torch.cat([wanted, wanted.repeat_interleave(shots)]).to(device)[:, None, None]
+    mask = torch.where(found.mask == 255, 255, (found.mask == of_row).to(torch.uint8))  # [n, S, S] in {0, 1, 255}
+    position = {c: i for i, c in enumerate(base_classes)}
+    return EpisodeBatch(
+        query=[m[:count] for m in found.maps],
+        support=[m[count:].unflatten(0, (count, shots)) for m in found.maps],
+        query_mask=mask[:count],
+        support_mask=mask[count:].unflatten(0, (count, shots)),
+        base_logits=found.base[:count],
+        text=vectors[wanted - 1].to(device),
+        base_index=torch.tensor([position.get(episode.class_index, -1) for episode in episodes], device=device),
+    )
+
+
+def ahead(source: Source, work: Iterator[tuple[Any, list[Request]]]) -> Iterator[tuple[Any, Any]]:
+    """Load the requests of each (tag, requests) `AHEAD` steps before they are asked for. Yields (tag, loaded)."""
+    waiting: list[tuple[Any, Future]] = []
+    with ThreadPoolExecutor(1) as pool:
+        for tag, requests in work:
+            waiting.append((tag, pool.submit(source.load, requests)))
+            if len(waiting) > AHEAD:
+                first, future = waiting.pop(0)
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()

@@ -1,0 +1,191 @@
+"""The stages: which module does each, and which settings it depends on. The one source for workflow and commands.
+
+A job reruns when its slice of the settings, the code it runs, or an input changes; this table says what the slice is.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from symnet.artifacts import digest
+from symnet.backbones import BACKBONES
+from symnet.config import SECTIONS, Experiment, Settings, validate
+from symnet.errors import UserError, one_line
+from symnet.methods import METHODS
+
+_LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd")
+_NETWORK = ("backbone.name",)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`module` is where its code starts; `settings` are sections or `section.key`. `method`: also the method's own settings."""
+
+    module: str
+    settings: tuple[str, ...]
+    method: bool = False
+
+
+STAGES = {
+    "shapes": Stage("symnet.data.shapes", ("shapes",)),
+    "folds": Stage("symnet.data.folds", ("data", *_LISTS)),
+    "episodes": Stage("symnet.data.episodes", ("protocol.episodes", "protocol.sampling")),
+    "embeddings": Stage("symnet.embeddings", ("text", "data.classes")),
+    "base": Stage("symnet.base_learner", ("data", *_LISTS, "pixels", "backbone", "base")),
+    "features_test": Stage("symnet.features", ("data", *_LISTS, "pixels.size", "pixels.antialias", *_NETWORK, "features.dtype")),
+    "features_train": Stage(
+        "symnet.features",
+        ("data", *_LISTS, "pixels", *_NETWORK, "features.dtype", "features.train_views", "features.seed", "base.holdout", "base.seed"),
+    ),
+    "train": Stage(
+        "symnet.train", ("data", *_LISTS, "pixels", *_NETWORK, "features.train_views", "base.holdout", "base.seed", "train"), method=True
+    ),
+    "evaluate": Stage(
+        "symnet.evaluate",
+        ("data", "protocol", "pixels.size", "pixels.antialias", *_NETWORK, "features.cache_test", "evaluate"),
+        method=True,
+    ),
+    "tables": Stage("symnet.report.tables", ()),
+    "track": Stage("symnet.tracking", ()),
+}
+
+# Modules that move values about but can change none: a new option or a better message must not retrain a benchmark. The registries
+# stand here too, so that a new backbone or method reruns nothing of the others (each job adds the module it uses).
+_PLUMBING = {
+    "symnet",
+    *(f"symnet.{name}" for name in ("artifacts", "backbones", "cells", "config", "errors", "journal", "methods", "progress")),
+}
+
+
+def stage_settings(stage: str, method: str | None = None) -> tuple[str, ...]:
+    """The sections and keys that a stage (of a method, where it depends on one) depends on."""
+    found = STAGES[stage]
+    return found.settings + (METHODS[method].settings if found.method and method else ())
+
+
+def slice_settings(settings: Settings, stage: str, method: str | None = None) -> dict[str, Any]:
+    """The plain values of exactly those settings: {section: {key: value}}."""
+    whole = settings.model_dump(mode="json")
+    taken: dict[str, Any] = {}
+    for name in stage_settings(stage, method):
+        section, _, key = name.partition(".")
+        taken.setdefault(section, {}).update({key: whole[section][key]} if key else whole[section])
+    return taken
+
+
+def settings_digest(settings: Settings, stage: str, method: str | None = None) -> str:
+    """sha256 of the slice."""
+    return digest(slice_settings(settings, stage, method))
+
+
+def restrict(settings: Settings, stage: str, method: str | None = None) -> Settings:
+    """The same settings with everything outside the slice taken away: to read such a key is an `AttributeError`.
+
+    So a stage that reads a setting it does not declare fails the first time it runs, not the first time a rerun was needed.
+    """
+    sections = {}
+    for name, values in slice_settings(settings, stage, method).items():
+        section = getattr(settings, name)
+        sections[name] = type(section).model_construct(**{key: getattr(section, key) for key in values})
+        for key in set(type(section).model_fields) - set(values):
+            del sections[name].__dict__[key]
+    restricted = Settings.model_construct(**sections)
+    for name in set(SECTIONS) - set(sections):
+        del restricted.__dict__[name]
+    return restricted
+
+
+def read_slice(path: Path, stage: str, method: str | None = None) -> Settings:
+    """Settings from a resolved JSON that the workflow wrote, restricted to the stage. Raises `UserError`."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such settings file") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {one_line(error)}") from None
+    return slice_of(found, stage, method, str(path))
+
+
+def slice_of(found: dict[str, Any], stage: str, method: str | None = None, where: str = "settings") -> Settings:
+    """Settings from plain values, restricted to the stage. Raises `UserError`; `where` names their source."""
+    return restrict(validate(Settings, found, where), stage, method)
+
+
+def experiment_slice(experiment: Experiment, dataset: str, fold: int | None, stage: str, method: str | None = None) -> Settings:
+    """As `read_slice`, from an experiment file."""
+    return restrict(experiment.settings(dataset, fold), stage, method)
+
+
+def code_hash(stage: str, method: str | None = None, backbone: str | None = None) -> str:
+    """sha256 over the code that a stage runs: its module and all of symnet that it imports, without comments and docstrings."""
+    roots = [STAGES[stage].module]
+    if STAGES[stage].method and method:
+        roots.append(METHODS[method].module)
+    if backbone and "backbone.name" in _keys(stage, method):
+        roots.append(BACKBONES[backbone][0])
+    return _hash_modules(tuple(roots))
+
+
+def _keys(stage: str, method: str | None) -> set[str]:
+    names = stage_settings(stage, method)
+    return {*names, *(["backbone.name"] if "backbone" in names else [])}
+
+
+@cache
+def _hash_modules(roots: tuple[str, ...]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(_closure(roots)):
+        total.update(f"{name}\n{_code(name)}\n".encode())
+    return total.hexdigest()
+
+
+def _closure(roots: Iterable[str]) -> set[str]:
+    """The modules of symnet reached by import statements from `roots`, plumbing left out."""
+    seen: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in _PLUMBING:
+            continue
+        seen.add(name)
+        for node in ast.walk(_parse(name)):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names if alias.name.split(".")[0] == "symnet"]
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "symnet":
+                parts = [f"{node.module}.{alias.name}" for alias in node.names]
+                waiting += [node.module, *(part for part in parts if _is_module(part))]
+    return seen
+
+
+@cache
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@cache
+def _parse(name: str) -> ast.Module:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(name)
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+@cache
+def _code(name: str) -> str:
+    return ast.dump(_without_docstrings(_parse(name)))  # cached: stripping changes the tree, so once a module
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return tree

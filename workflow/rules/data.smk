@@ -1,0 +1,98 @@
+# REQUIRED INPUTS: a data set under the data root (none for the embedded one), word vectors
+# OUTPUTS: {dataset}/lists/fold{fold}/{train,test}.csv, {dataset}/lists/fold{fold}/shot{shot}/seed{seed}.csv, {dataset}/embeddings.csv
+
+
+rule draw_shapes:
+    input:
+        settings=lambda w: plan.slice_path("shapes", w.dataset),
+    output:
+        f"{ROOT}/data/{{dataset}}/shapes.json",
+    log:
+        f"{LOGS}/{{dataset}}/draw_shapes.log",
+    params:
+        code=plan.code("shapes"),
+    threads: 2
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet shapes \
+            --config {input.settings:q} \
+            --workers {threads} \
+            --out {output:q} \
+            > {log:q} 2>&1
+        """
+
+
+for dataset in plan.datasets:
+
+    rule:
+        name:
+            f"make_folds_{dataset}"
+        input:
+            settings=plan.slice_path("folds", dataset),
+            drawn=[f"{ROOT}/data/{dataset}/shapes.json"] if plan.settings(dataset).data.source == "shapes" else [],
+        output:
+            index=f"{ROOT}/{dataset}/lists/index.csv",
+            lists=expand(
+                f"{ROOT}/{dataset}/lists/fold{{fold}}/{{split}}.csv",
+                fold=plan.folds(dataset),
+                split=["train", "test"],
+            ),
+        log:
+            f"{LOGS}/{dataset}/make_folds.log",
+        params:
+            code=plan.code("folds"),
+            out=f"{ROOT}/{dataset}/lists",
+        threads: 2
+        shell:
+            """
+            "$SYMNET_PYTHON" -m symnet folds \
+                --config {input.settings:q} \
+                --results {ROOT:q} \
+                --workers {threads} \
+                --out {params.out:q} \
+                > {log:q} 2>&1
+            """
+
+
+rule make_episodes:
+    input:
+        settings=lambda w: plan.slice_path("episodes", w.dataset, w.fold),
+        lists=f"{LISTS}/test.csv",
+    output:
+        [f"{LISTS}/shot{{shot}}/seed{seed}.csv" for seed in plan.seeds],
+    log:
+        f"{LOGS}/{{dataset}}/fold{{fold}}/make_episodes-shot{{shot}}.log",
+    params:
+        code=plan.code("episodes"),
+        seeds=",".join(map(str, plan.seeds)),
+        out=f"{LISTS}/shot{{shot}}",
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet episodes \
+            --config {input.settings:q} \
+            --list {input.lists:q} \
+            --shot {wildcards.shot} \
+            --seeds {params.seeds} \
+            --out {params.out:q} \
+            > {log:q} 2>&1
+        """
+
+
+rule make_embeddings:
+    input:
+        settings=lambda w: plan.slice_path("embeddings", w.dataset),
+    output:
+        f"{ROOT}/{{dataset}}/embeddings.csv",
+    log:
+        f"{LOGS}/{{dataset}}/make_embeddings.log",
+    params:
+        code=plan.code("embeddings"),
+        vectors=lambda w: plan.vectors_mark(w.dataset),
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet embeddings \
+            --config {input.settings:q} \
+            --results {ROOT:q} \
+            --out {output:q} \
+            > {log:q} 2>&1
+        """

@@ -1,0 +1,55 @@
+# REQUIRED INPUTS: a fold's image lists, ImageNet weights
+# OUTPUTS: {dataset}/{backbone}/fold{fold}/base.safetensors, features_{split}.json (a manifest; its shards lie beside it)
+
+
+rule train_base:
+    input:
+        settings=lambda w: plan.slice_path("base", w.dataset, w.fold),
+        lists=f"{LISTS}/train.csv",
+    output:
+        f"{FOLD}/base.safetensors",
+    log:
+        f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/train_base.log",
+    params:
+        code=lambda w: plan.code("base", w.dataset),
+        weights=lambda w: plan.weights_mark(w.dataset),
+    threads: plan.experiment.threads
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet base \
+            --config {input.settings:q} \
+            --results {ROOT:q} \
+            --list {input.lists:q} \
+            --fold {wildcards.fold} \
+            --threads {threads} \
+            --out {output:q} \
+            > {log:q} 2>&1
+        """
+
+
+rule cache_features:
+    input:
+        settings=lambda w: plan.slice_path(f"features_{w.split}", w.dataset, w.fold),
+        lists=f"{LISTS}/{{split}}.csv",
+        base=f"{FOLD}/base.safetensors",
+    output:
+        f"{FOLD}/features_{{split}}.json",
+    log:
+        f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/cache_features-{{split}}.log",
+    wildcard_constraints:
+        split="train|test",
+    params:
+        code=lambda w: plan.code(f"features_{w.split}", w.dataset),
+    threads: plan.experiment.threads
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet features \
+            --config {input.settings:q} \
+            --results {ROOT:q} \
+            --split {wildcards.split} \
+            --list {input.lists:q} \
+            --base {input.base:q} \
+            --threads {threads} \
+            --out {output:q} \
+            > {log:q} 2>&1
+        """

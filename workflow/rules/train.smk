@@ -1,0 +1,88 @@
+# REQUIRED INPUTS: a fold's lists, episodes, base learner, features and class vectors
+# OUTPUTS: {dataset}/{backbone}/fold{fold}/{method}/shot{shot}/model.safetensors and seed{seed}.json (counts)
+
+
+def features_of(split):
+    """The cache of a split, where the fold has one."""
+    return lambda w: f"{FOLD}/features_{split}.json".format(**w) if plan.cached(split, w.dataset, w.fold) else []
+
+
+rule train_method:
+    input:
+        settings=lambda w: plan.slice_path("train", w.dataset, w.fold, w.method),
+        lists=f"{LISTS}/train.csv",
+        base=f"{FOLD}/base.safetensors",
+        embeddings=f"{ROOT}/{{dataset}}/embeddings.csv",
+        features=features_of("train"),
+    output:
+        f"{CELL}/model.safetensors",
+    log:
+        f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/{{method}}/train-shot{{shot}}.log",
+    params:
+        code=lambda w: plan.code("train", w.dataset, w.method),
+        features=lambda w, input: ["--features", input.features] if input.features else [],
+    threads: plan.experiment.threads
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet train \
+            --config {input.settings:q} \
+            --results {ROOT:q} \
+            --dataset {wildcards.dataset:q} \
+            --backbone {wildcards.backbone:q} \
+            --fold {wildcards.fold} \
+            --method {wildcards.method} \
+            --shot {wildcards.shot} \
+            --list {input.lists:q} \
+            --base {input.base:q} \
+            --embeddings {input.embeddings:q} \
+            {params.features:q} \
+            --threads {threads} \
+            --out {output:q} \
+            > {log:q} 2>&1
+        """
+
+
+rule evaluate_method:
+    input:
+        settings=lambda w: plan.slice_path("evaluate", w.dataset, w.fold, w.method),
+        lists=f"{LISTS}/test.csv",
+        episodes=[f"{LISTS}/shot{{shot}}/seed{seed}.csv" for seed in plan.seeds],
+        base=f"{FOLD}/base.safetensors",
+        embeddings=f"{ROOT}/{{dataset}}/embeddings.csv",
+        features=features_of("test"),
+        model=lambda w: f"{CELL}/model.safetensors".format(**w) if METHODS[w.method].trained else [],
+    output:
+        [f"{CELL}/seed{seed}.json" for seed in plan.seeds],
+    log:
+        f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/{{method}}/evaluate-shot{{shot}}.log",
+    params:
+        code=lambda w: plan.code("evaluate", w.dataset, w.method),
+        features=lambda w, input: ["--features", input.features] if input.features else [],
+        model=lambda w, input: ["--model", input.model] if input.model else [],
+        seeds=",".join(map(str, plan.seeds)),
+        experiment=plan.experiment.experiment,
+        episodes=f"{LISTS}/shot{{shot}}",
+        out=CELL,
+    threads: plan.experiment.threads
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet evaluate \
+            --config {input.settings:q} \
+            --results {ROOT:q} \
+            --experiment {params.experiment:q} \
+            --dataset {wildcards.dataset:q} \
+            --backbone {wildcards.backbone:q} \
+            --fold {wildcards.fold} \
+            --method {wildcards.method} \
+            --shot {wildcards.shot} \
+            --list {input.lists:q} \
+            --episodes {params.episodes:q} \
+            --seeds {params.seeds} \
+            --base {input.base:q} \
+            --embeddings {input.embeddings:q} \
+            {params.features:q} \
+            {params.model:q} \
+            --threads {threads} \
+            --out {params.out:q} \
+            > {log:q} 2>&1
+        """
