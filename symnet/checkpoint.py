@@ -37,7 +37,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     stamped = sealed(provenance, tensors_digest(plain, meta))
     with replacing(path) as partial:
-        save_file(plain, partial, {"provenance": canonical(stamped.model_dump()), "meta": canonical(meta)})
+        # one entry: safetensors writes several in random order, and the same work has to give the same bytes
+        save_file(plain, partial, {"symnet": canonical({"provenance": stamped.model_dump(), "meta": meta})})
     return stamped
 
 
@@ -47,11 +48,11 @@ def load_tensors(path: Path, stage: str | None = None) -> tuple[dict[str, Tensor
         raise UserError(f"{path}: not found")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {})["symnet"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        meta, found = json.loads(header["meta"]), json.loads(header["provenance"])
+        meta, found = header["meta"], header["provenance"]
         content = tensors_digest(tensors, meta)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{path}: not a whole file of symnet ({one_line(error)}); delete it and run again") from None
     provenance = parse_provenance(found, path, stage)
     check_seal(path, provenance, content)

@@ -14,8 +14,8 @@ EPS = 1e-6
 class Prototype(Method):
     """Each query position goes to the nearer of two prototypes, foreground and background, by cosine.
 
-    Features: the last block maps of the third and the fourth stage, each L2-normalised per position, side by side. The prototypes are
-    means over the positions of all K supports.
+    Features: the last two block maps of the third and of the fourth stage, each L2-normalised per position, side by side. The prototypes
+    are means over the positions of all K supports.
     """
 
     outputs = ("prediction",)
@@ -41,5 +41,5 @@ class Prototype(Method):
 
 def _describe(maps: list[Tensor], third: int) -> Tensor:
     """[B, C, H, W], of unit length per position."""
-    joined = torch.cat([F.normalize(maps[i], dim=1, eps=EPS) for i in (third, -1)], 1)
-    return joined * 0.5**0.5
+    chosen = (third - 1, third, -2, -1)
+    return torch.cat([F.normalize(maps[i], dim=1, eps=EPS) for i in chosen], 1) / len(chosen) ** 0.5

@@ -1,0 +1,97 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+# Two folds, one shot, two seeds, everything as small as it goes: the machinery of the benchmark, not its numbers.
+TINY = {
+    "experiment": "tiny",
+    "shots": [1],
+    "seeds": [7, 8],
+    "methods": ["prototype", "symnet"],
+    "backbone": {"name": "efficientnet_lite0", "weights": "package"},
+    "text": {"source": "shapes", "dim": 8},
+    "data": {
+        "source": "shapes",
+        "root": "data/shapes",
+        "classes": "shapes",
+        "folds": 2,
+        "lists": {"train": ["ImageSets/train.txt"], "test": ["ImageSets/test.txt"]},
+    },
+    "shapes": {"train_images": 60, "test_images": 80, "side": 64},
+    "protocol": {"min_pixels": 64, "episodes": 4},
+    "pixels": {"size": 33, "scale": [0.5, 0.6]},
+    "base": {"steps": 2, "batch_size": 4, "size": 33, "width": 8, "train_backbone": False, "floor": 0.0, "scale": [0.5, 0.6], "holdout": 0.2},
+    "features": {"train_views": 1},
+    "model": {"channels": 8},
+    "train": {"steps": 3, "batch_size": 2, "validation_episodes": 2},
+    "datasets": {"shapes": {}},
+}
+
+
+class Project:
+    """A copy of the project that a test may edit, with its own results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("Snakefile", "workflow", "symnet", "profiles", "config"):
+            source = ROOT / name
+            if source.is_symlink():
+                (folder / name).symlink_to(source.readlink())
+            elif source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, folder / name)
+        self.configure(TINY)
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "tiny"
+
+    def configure(self, settings: dict) -> None:
+        (self.folder / "tiny.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SYMNET_")}
+        environment["PYTHONPATH"] = str(self.folder)
+        command = [sys.executable, "-m", "snakemake", "--configfile", "tiny.yaml", "--cores", "2", *arguments]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+    def run(self) -> None:
+        done = self.snakemake()
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def planned(self) -> dict[str, int]:
+        """Rule to number of jobs that a dry run lists, `all` left out."""
+        done = self.snakemake("-n")
+        assert done.returncode == 0, done.stdout + done.stderr
+        text = done.stdout + done.stderr
+        counts = re.findall(r"^(\w+)\s+(\d+)$", text.partition("Job stats:")[2].partition("\ntotal")[0], re.MULTILINE)
+        return {rule: int(count) for rule, count in counts if rule not in ("all", "total", "job")}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A benchmark that has run to its table."""
+    project = Project(tmp_path_factory.mktemp("tiny"))
+    project.run()
+    return project
+
+
+@pytest.fixture
+def project(finished: Project) -> Project:
+    """The finished benchmark; what the test edits is put back."""
+    kept = {path: path.read_bytes() for path in finished.folder.rglob("*.py") if "results" not in path.parts}
+    yield finished
+    finished.configure(TINY)
+    for path, content in kept.items():
+        if path.read_bytes() != content:
+            path.write_bytes(content)
+    finished.snakemake("-n")  # brings the settings files back

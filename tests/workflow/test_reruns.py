@@ -1,0 +1,141 @@
+"""What runs again after an edit: exactly what depends on it. Real snakemake, real runs."""
+
+import copy
+import csv
+import json
+import os
+import shutil
+import sqlite3
+
+import pytest
+from PIL import Image, ImageOps
+
+from tests.workflow.conftest import TINY, Project
+
+pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
+
+REPORT = {"make_tables": 1, "sync_tracking": 1}
+
+
+def edited(**sections: dict) -> dict:
+    settings = copy.deepcopy(TINY)
+    for name, values in sections.items():
+        settings[name] = {**settings.get(name, {}), **values}
+    return settings
+
+
+def test_a_finished_benchmark_has_its_table_and_nothing_to_do(finished: Project) -> None:
+    with open(finished.results / "tables" / "main.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["prototype", "symnet (ensemble)", "symnet (meta)"]
+    assert list(rows[0]) == ["dataset", "method", "backbone", "variant", "protocol", "shot", "fold0", "fold1", "mean", "std", "seeds"]
+    assert {row["seeds"] for row in rows} == {"2"}
+    assert finished.planned() == {}
+
+
+def test_counts_add_up_to_the_pixels_of_the_episodes(finished: Project) -> None:
+    size = TINY["pixels"]["size"]
+    for path in finished.results.glob("shapes/*/fold*/*/shot1/seed*.json"):
+        payload = json.loads(path.read_text())["payload"]
+        for output in payload["outputs"].values():
+            total = sum(sum(counts) for counts in output["padded"].values())
+            assert 0 < total <= TINY["protocol"]["episodes"] * size * size
+
+
+def test_the_runs_are_in_mlflow(finished: Project) -> None:
+    with sqlite3.connect(finished.folder / "results" / "mlflow.db") as store:
+        (runs,) = store.execute("select count(*) from runs where lifecycle_stage = 'active'").fetchone()
+    cells, seeds = 2 * 2, 2
+    assert runs == cells + cells * seeds + 1  # and the benchmark's own
+
+
+def test_touching_every_file_reruns_nothing(project: Project) -> None:
+    for path in project.folder.rglob("*"):
+        if path.is_file() and ".snakemake" not in path.parts:
+            os.utime(path)
+    assert project.planned() == {}
+
+
+def test_a_comment_in_the_experiment_file_reruns_nothing(project: Project) -> None:
+    path = project.folder / "tiny.yaml"
+    path.write_text("# a remark\n" + path.read_text())
+    assert project.planned() == {}
+
+
+def test_a_fold_s_own_setting_reruns_that_fold(project: Project) -> None:
+    project.configure(edited(folds={1: {"train": {"lr": 0.01}}}))
+    assert project.planned() == {"train_method": 1, "evaluate_method": 1, **REPORT}
+    listed = project.snakemake("-n").stderr + project.snakemake("-n").stdout
+    assert "fold=1" in listed
+    assert "fold=0" not in listed
+
+
+def test_a_fold_s_base_learner_reruns_all_of_that_fold(project: Project) -> None:
+    project.configure(edited(folds={0: {"base": {"lr": 0.001}}}))
+    assert project.planned() == {"train_base": 1, "cache_features": 2, "train_method": 1, "evaluate_method": 2, **REPORT}
+
+
+def test_the_learning_rate_reruns_training_and_on(project: Project) -> None:
+    project.configure(edited(train={"lr": 0.01}))
+    assert project.planned() == {"train_method": 2, "evaluate_method": 2, **REPORT}
+
+
+def test_more_episodes_rerun_evaluation(project: Project) -> None:
+    project.configure(edited(protocol={"episodes": 5}))
+    assert project.planned() == {"make_episodes": 2, "evaluate_method": 4, **REPORT}
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("symnet/report/tables.py", REPORT),
+        ("symnet/cli.py", {}),
+        ("symnet/model/decoder.py", {"train_method": 2, "evaluate_method": 2, **REPORT}),
+        ("symnet/methods/prototype.py", {"evaluate_method": 2, **REPORT}),
+        ("symnet/backbones/resnet.py", {}),
+    ],
+)
+def test_an_edit_reruns_the_stages_that_use_the_module(project: Project, module: str, expected: dict) -> None:
+    path = project.folder / module
+    before = path.read_text()
+    path.write_text(before + "\n# a remark\n")
+    assert project.planned() == {}
+    path.write_text(before + "\nEDITED = True\n")
+    assert project.planned() == expected
+
+
+def test_one_changed_image_reruns_its_folds_alone(project: Project) -> None:
+    lists = [project.results / "shapes" / "lists" / f"fold{fold}" / "test.csv" for fold in (0, 1)]
+    images = [{line.split(",")[0] for line in path.read_text().splitlines()[2:]} for path in lists]
+    image = project.results / "data" / "shapes" / "JPEGImages" / f"{sorted(images[1] - images[0])[0]}.jpg"
+    kept = image.with_suffix(".kept")
+    shutil.copy2(image, kept)
+    ImageOps.invert(Image.open(kept)).save(image)
+    try:
+        # the list itself changed: episodes name images only, so the same manifests come out, and are tested on the new features
+        assert project.planned() == {"make_episodes": 1, "cache_features": 1, "evaluate_method": 2, **REPORT}
+        assert "fold=0" not in project.snakemake("-n").stderr
+    finally:
+        kept.replace(image)
+        project.snakemake("-n")
+    assert project.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"train": {"lrr": 1}}, "train.lrr: unknown key"),
+        ({"folds": {7: {}}}, "folds.7: there is no such fold"),
+        ({"seeds": [7, 7]}, "seeds: given twice: 7"),
+        ({"pixels": {"size": 34}}, "pixels.size: must be 8n+1"),
+    ],
+)
+def test_bad_settings_are_told_in_one_line_and_make_nothing(project: Project, settings: dict, told: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in project.results.rglob("*")}
+    project.configure({**TINY, **settings})
+    done = project.snakemake("-n")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("symnet:")]
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert done.returncode == 2
+    assert {path: path.stat().st_mtime_ns for path in project.results.rglob("*")} == before
