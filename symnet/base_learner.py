@@ -19,8 +19,8 @@ from symnet.data.readers import Reader, open_reader
 from symnet.data.transforms import augment, fit
 from symnet.errors import UserError
 from symnet.model.base import PSPHead
-from symnet.model.losses import cross_entropy
 from symnet.model.resize import resize
+from symnet.model.segmentation import cross_entropy
 from symnet.progress import progress
 from symnet.schedule import poly_rate
 

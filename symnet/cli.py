@@ -8,11 +8,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from symnet import __version__
 from symnet.artifacts import Provenance, digest, file_digest, write_json
 from symnet.cells import Cell
 from symnet.config import Settings, load_experiment
@@ -36,7 +35,7 @@ app.add_typer(track, name="track", rich_help_panel="Results")
 DATA, LEARN, RESULTS = "Data", "Learning", "Results"
 
 Config = Annotated[Path, typer.Option(help="Resolved JSON of a job, or an experiment file (YAML).")]
-Results = Annotated[Path, typer.Option(help="Folder of the experiment, results/NAME.")]
+Results = Annotated[Path, typer.Option(envvar="SYMNET_RESULTS", help="Folder of the experiment, results/NAME.")]
 Dataset = Annotated[str, typer.Option(help="Data set of the experiment file.")]
 Fold = Annotated[int, typer.Option(min=0, help="Fold, from 0.")]
 Device = Annotated[str, typer.Option(envvar="SYMNET_DEVICE", help="auto, cpu or cuda.")]
@@ -64,9 +63,13 @@ def shapes(config: Config, out: Out, workers: Workers = 2, dataset: Dataset = "s
 @app.command(rich_help_panel=DATA)
 def folds(
     out: Out,
-    config: Annotated[Path | None, typer.Option(help="Resolved JSON, or an experiment file; left out: PASCAL-5i from --root and --lists.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Resolved JSON, or an experiment file; left out: PASCAL-5i from --root and --lists.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of a data set in VOC layout.")] = None,
-    lists: Annotated[Path | None, typer.Option(help="Folder of id lists: train_merged.txt or train.txt, and voc_val.txt, val.txt or test.txt.")] = None,
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of id lists: train_merged.txt or train.txt, and voc_val.txt, val.txt or test.txt.")
+    ] = None,
     results: Results = Path("results"),
     dataset: Dataset = "pascal5i",
     masks_only: Annotated[bool, typer.Option(help="Do not ask for the images.")] = False,
@@ -81,7 +84,13 @@ def folds(
     if config is not None:
         settings, where = _settings(config, "folds", dataset), None
     elif root is not None and lists is not None:
-        data = {"root": str(root.absolute()), "lists": {"train": [_first(lists, "train_merged.txt", "train.txt")], "test": [_first(lists, "voc_val.txt", "val.txt", "test.txt")]}}
+        data = {
+            "root": str(root.absolute()),
+            "lists": {
+                "train": [_first(lists, "train_merged.txt", "train.txt")],
+                "test": [_first(lists, "voc_val.txt", "val.txt", "test.txt")],
+            },
+        }
         settings, where = slice_of({"data": data}, "folds"), Path("/")
     else:
         raise UserError("folds: give --config, or both --root and --lists")
@@ -100,7 +109,7 @@ def episodes(
 ) -> None:
     """Write the test episodes of a fold, one manifest a seed: OUT/seed510.csv, ...
 
-    Example: symnet episodes --config config/demo.yaml --dataset shapes --list results/demo/shapes/lists/fold0/test.csv --shot 1 --seeds 510 --out episodes
+    Example: symnet episodes --config config/demo.yaml --dataset shapes --list FOLD0/test.csv --shot 1 --seeds 510,365 --out episodes
     """
     from symnet.data.episodes import make_manifest, write_manifest
     from symnet.data.folds import read_fold_list
@@ -109,7 +118,12 @@ def episodes(
     fold_list = read_fold_list(list_)
     for seed in _numbers(seeds):
         manifest = make_manifest(fold_list, shot, seed, settings.protocol.episodes, settings.protocol.sampling)
-        write_manifest(out / f"seed{seed}.csv", manifest, digest([settings.protocol.model_dump(warnings=False), seed, shot]), {"list": file_digest(list_)})
+        write_manifest(
+            out / f"seed{seed}.csv",
+            manifest,
+            digest([settings.protocol.model_dump(warnings=False), seed, shot]),
+            {"list": file_digest(list_)},
+        )
 
 
 @app.command(rich_help_panel=DATA)
@@ -137,7 +151,7 @@ def base(
 ) -> None:
     """Train a fold's base learner (PSPNet) and report its mIoU over base classes.
 
-    Example: symnet base --config config/demo.yaml --dataset shapes --results results/demo --list results/demo/shapes/lists/fold0/train.csv --fold 0 --out base.safetensors
+    Example: symnet base --config config/demo.yaml --dataset shapes --results results/demo --fold 0 --list F0/train.csv --out b.safetensors
     """
     from symnet.base_learner import train_base
 
@@ -151,7 +165,7 @@ def base(
 @app.command(rich_help_panel=LEARN)
 def features(
     config: Config,
-    split: Annotated[str, typer.Option(help="train or test.")],
+    split: Annotated[Literal["train", "test"], typer.Option(help="Which list it is.")],
     list_: FoldLists,
     base: Base,
     out: Out,
@@ -163,12 +177,11 @@ def features(
 ) -> None:
     """Cache the block maps of a fold's images in HDF5.
 
-    Example: symnet features --config config/demo.yaml --dataset shapes --results results/demo --split test --list results/demo/shapes/lists/fold0/test.csv --base base.safetensors --out features_test.json
+    Example: symnet features --config config/demo.yaml --dataset shapes --results results/demo --split test --list FOLD0/test.csv
+    --base b.safetensors --out features_test.json
     """
     from symnet.features import make_features
 
-    if split not in ("train", "test"):
-        raise UserError(f"--split: found '{split}', allowed: train, test")
     settings = _settings(config, f"features_{split}", dataset, fold)
     provenance = _provenance("features", settings, {"list": list_, "base": base}, code=f"features_{split}")
     make_features(settings, _data_root(settings, results), list_, split, base, out, _device(device, threads), provenance)
@@ -207,10 +220,19 @@ def train(
     key = digest(provenance.model_dump())
     provenance = provenance.model_copy(update={"settings": key})
     state = results / "state" / cell.folder(Path()) / key[:12]
-    params = {"dataset": dataset, "backbone": backbone, "fold": fold, "method": method, "shot": shot, **settings.model_dump(mode="json", warnings=False)}
+    params = {
+        "dataset": dataset,
+        "backbone": backbone,
+        "fold": fold,
+        "method": method,
+        "shot": shot,
+        **settings.model_dump(mode="json", warnings=False),
+    }
     run = Run(method, shot, state, cell.journal(results), provenance, params, checkpoint_seconds)
     try:
-        train_(settings, _data_root(settings, results), Inputs(list_, base, embeddings, features), run, out, _device(device, threads), deadline)
+        train_(
+            settings, _data_root(settings, results), Inputs(list_, base, embeddings, features), run, out, _device(device, threads), deadline
+        )
     except Stopped as reason:
         print(f"symnet: stopped by {reason}", file=sys.stderr)
         raise typer.Exit(EXIT_AGAIN) from None
@@ -279,7 +301,9 @@ def show(results: Results) -> None:
     from symnet.report.tables import format_table
 
     print(format_table(results / "tables" / "main.csv"))
-    print(f"\ntables   {results / 'tables'}\nmetrics  {results}\nruns     {results.parent / 'mlflow.db'}: make ui, then http://127.0.0.1:5000")
+    print(
+        f"\ntables   {results / 'tables'}\nmetrics  {results}\nruns     {results.parent / 'mlflow.db'}: make ui, then http://127.0.0.1:5000"
+    )
 
 
 @track.command("sync")

@@ -22,8 +22,7 @@ from symnet.methods import METHODS, method_class
 from symnet.metrics import protocol_stamp
 from symnet.progress import progress
 from symnet.scoring import Counts
-from symnet.sources import ahead, make_batch, requests_of
-from symnet.train import open_source
+from symnet.sources import ahead, make_batch, open_source, requests_of
 
 STAGE = "evaluate"
 
@@ -50,7 +49,9 @@ class Round:
 
 
 @torch.no_grad()
-def evaluate(settings: Settings, data_root: Path, cell: Cell, experiment: str, inputs: Inputs, rounds: list[Round], device: torch.device) -> None:
+def evaluate(
+    settings: Settings, data_root: Path, cell: Cell, experiment: str, inputs: Inputs, rounds: list[Round], device: torch.device
+) -> None:
     """Run every round and write its metric file. Both scorings are always computed, of the same predictions."""
     base = load_base(inputs.base).to(device)
     names, vectors = read_embeddings(inputs.embeddings)

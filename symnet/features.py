@@ -22,7 +22,7 @@ from symnet.base_learner import BaseLearner, load_base
 from symnet.config import Settings
 from symnet.data.episodes import holdout
 from symnet.data.folds import FoldList, read_fold_list
-from symnet.data.readers import Reader, open_reader
+from symnet.data.readers import Reader, Split, open_reader
 from symnet.data.transforms import augment, fit
 from symnet.errors import UserError
 from symnet.progress import progress
@@ -45,7 +45,7 @@ class View:
     original: tuple[int, int]
 
 
-def make_view(settings: Settings, reader: Reader, split: str, row: Row, wanted: int | None = None, draw: int | None = None) -> View:
+def make_view(settings: Settings, reader: Reader, split: Split, row: Row, wanted: int | None = None, draw: int | None = None) -> View:
     """Read and transform one row; a pure function of its arguments.
 
     `wanted`: the class whose foreground the crop must keep (None: any). `draw`: a seed in place of the cache's, for an augmentation
@@ -76,7 +76,7 @@ def train_rows(train: FoldList, held: FoldList, views: int) -> list[Row]:
 
 
 def make_features(
-    settings: Settings, data_root: Path, lists: Path, split: str, base_file: Path, out: Path, device: torch.device, provenance: Provenance
+    settings: Settings, data_root: Path, lists: Path, split: Split, base_file: Path, out: Path, device: torch.device, provenance: Provenance
 ) -> None:
     """Write the cache of a fold's `split` (train or test list at `lists`). Raises `UserError` for images that cannot be read."""
     fold_list = read_fold_list(lists)
@@ -99,7 +99,9 @@ def make_features(
     pieces = [rows[i : i + per_shard] for i in range(0, len(rows), per_shard)]
     for number, piece in enumerate(progress(pieces, len(pieces), f"features, {split} shards")):
         path = folder / f"{number:05d}.h5"
-        shards.append({"file": f"{folder.name}/{path.name}", "rows": len(piece), "sha256": _shard(path, settings, reader, split, piece, base, device)})
+        shards.append(
+            {"file": f"{folder.name}/{path.name}", "rows": len(piece), "sha256": _shard(path, settings, reader, split, piece, base, device)}
+        )
     payload = {
         "split": split,
         "rows": [list(row) for row in rows],
@@ -115,31 +117,32 @@ def make_features(
             shutil.rmtree(old)
 
 
-def _shard(path: Path, settings: Settings, reader: Reader, split: str, rows: list[Row], base: BaseLearner, device: torch.device) -> str:
+def _shard(path: Path, settings: Settings, reader: Reader, split: Split, rows: list[Row], base: BaseLearner, device: torch.device) -> str:
     """Write one shard, or find it whole from a run before. Returns its sha256."""
     note = path.with_suffix(".sha256")
     if path.is_file() and note.is_file() and note.read_text() == file_digest(path):
         return note.read_text()
-    with replacing(path) as partial:
-        with h5py.File(partial, "w", track_order=False) as file:
-            for start in range(0, len(rows), BATCH):
-                piece = rows[start : start + BATCH]
-                views = [make_view(settings, reader, split, row) for row in piece]
-                maps, logits = compute(base, views, device)
-                joined = torch.cat(maps, 1).cpu().numpy().astype(settings.features.dtype)  # [n, C, H, W]
-                if not np.isfinite(joined).all():
-                    raise UserError(f"features of {piece[0][0]}..{piece[-1][0]}: not finite as {settings.features.dtype}; set features.dtype to float32")
-                columns = {
-                    "maps": joined,
-                    "base": logits.float().cpu().numpy(),
-                    "mask": torch.stack([view.mask for view in views]).numpy(),
-                    "placed": np.array([view.placed for view in views], np.int32),
-                    "original": np.array([view.original for view in views], np.int32),
-                }
-                for name, values in columns.items():
-                    if start == 0:
-                        file.create_dataset(name, (len(rows), *values.shape[1:]), values.dtype, track_times=False)
-                    file[name][start : start + len(piece)] = values
+    with replacing(path) as partial, h5py.File(partial, "w", track_order=False) as file:
+        for start in range(0, len(rows), BATCH):
+            piece = rows[start : start + BATCH]
+            views = [make_view(settings, reader, split, row) for row in piece]
+            maps, logits = compute(base, views, device)
+            joined = torch.cat(maps, 1).cpu().numpy().astype(settings.features.dtype)  # [n, C, H, W]
+            if not np.isfinite(joined).all():
+                raise UserError(
+                    f"features of {piece[0][0]}..{piece[-1][0]}: not finite as {settings.features.dtype}; set features.dtype to float32"
+                )
+            columns = {
+                "maps": joined,
+                "base": logits.float().cpu().numpy(),
+                "mask": torch.stack([view.mask for view in views]).numpy(),
+                "placed": np.array([view.placed for view in views], np.int32),
+                "original": np.array([view.original for view in views], np.int32),
+            }
+            for name, values in columns.items():
+                if start == 0:
+                    file.create_dataset(name, (len(rows), *values.shape[1:]), values.dtype, track_times=False)
+                file[name][start : start + len(piece)] = values
     sha = file_digest(path)
     write_text(note, sha)
     return sha

@@ -6,15 +6,18 @@ it depends on, and, where a data set was indexed before, the fold lists (so that
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from symnet.artifacts import write_text_if_changed
 from symnet.backbones import weights_path
-from symnet.cells import Cell
+from symnet.cells import Cell, fold_folder
 from symnet.config import Experiment, Settings, make_experiment
 from symnet.data.folds import refresh_folds
+from symnet.methods import METHODS
 from symnet.stages import code_hash, restrict, slice_settings
 
 SAMPLE = 1 << 20  # bytes read at each end of a large file to tell whether it changed
@@ -80,6 +83,23 @@ class Plan:
         features = self.settings(dataset, int(fold)).features
         return features.cache_test if split == "test" else features.train_views > 0
 
+    def cache_file(self, split: str, dataset: str, fold: int | str) -> list[str]:
+        """The fold's feature cache of a split; none where it is not cached."""
+        folder = fold_folder(self.folder, dataset, self.backbone(dataset), int(fold))
+        return [str(folder / f"features_{split}.json")] if self.cached(split, dataset, fold) else []
+
+    def model_file(self, dataset: str, fold: int | str, method: str, shot: int | str) -> list[str]:
+        """The cell's trained weights; none for a method that is not trained."""
+        cell = Cell(dataset, self.backbone(dataset), int(fold), method, int(shot))
+        return [str(cell.folder(self.folder) / "model.safetensors")] if METHODS[method].trained else []
+
+    def export(self) -> None:
+        """Tell jobs, by the environment, where they run: that is no reason to run them again, so it is no parameter."""
+        os.environ["SYMNET_PYTHON"] = sys.executable
+        os.environ["SYMNET_DATA"] = str(self.experiment.root)
+        os.environ["SYMNET_RESULTS"] = str(self.folder)
+        os.environ["SYMNET_DEVICE"] = self.experiment.device
+
     def weights_mark(self, dataset: str) -> str:
         """Changes when the file of backbone weights does; empty where it is absent."""
         return mark(weights_path(self.settings(dataset).backbone, self.experiment.root))
@@ -102,9 +122,8 @@ class Plan:
                 )
             weights = weights_path(settings.backbone, root)
             if not weights.is_file():
-                lines.append(
-                    f"{dataset}: ImageNet weights of {settings.backbone.name} are missing: put them at {weights}, {place}; {ORIGIN['weights']}"
-                )
+                what = f"ImageNet weights of {settings.backbone.name}"
+                lines.append(f"{dataset}: {what} are missing: put them at {weights}, {place}; {ORIGIN['weights']}")
             if settings.text.source != "shapes" and not (root / settings.text.source).is_file():
                 lines.append(
                     f"{dataset}: word vectors are missing: put them at {root / settings.text.source}, {place}; {ORIGIN['vectors']}"

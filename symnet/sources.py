@@ -17,7 +17,7 @@ from torch import Tensor
 from symnet.base_learner import BaseLearner
 from symnet.config import Settings
 from symnet.data.episodes import Episode
-from symnet.data.readers import Reader
+from symnet.data.readers import Reader, Split, open_reader
 from symnet.features import FIXED, FeatureCache, View, compute, make_view
 from symnet.methods.base import EpisodeBatch
 
@@ -88,7 +88,7 @@ class CacheSource:
 class ImageSource:
     """Images read, transformed and passed through the backbone anew each time: training on a GPU, and tests too large to cache."""
 
-    def __init__(self, settings: Settings, reader: Reader, split: str, base: BaseLearner, device: torch.device, workers: int = 4) -> None:
+    def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device, workers: int = 4) -> None:
         self.settings, self.reader, self.split, self.base, self.device = settings, reader, split, base.to(device), device
         self.side = (settings.pixels.size - 1) // 8 + 1
         self._pool = ThreadPoolExecutor(workers)
@@ -111,12 +111,22 @@ class ImageSource:
         return make_view(self.settings, self.reader, self.split, (request.image, 0), request.wanted, draw)
 
 
+def open_source(
+    settings: Settings, data_root: Path, split: Split, features: Path | None, base: BaseLearner, device: torch.device
+) -> Source:
+    """The cache where there is one, else the images."""
+    if features is not None:
+        return CacheSource(features, device)
+    return ImageSource(settings, open_reader(settings.data, settings.protocol, data_root), split, base, device)
+
+
 def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None) -> list[Request]:
     """Queries first, then all supports, episode by episode. `seed`: augment, each image on its own."""
     queries = [(episode.query, episode.class_index) for episode in episodes]
     supports = [(image, episode.class_index) for episode in episodes for image in episode.supports]
     return [
-        Request(image, wanted, None if seed is None else (*seed, position)) for position, (image, wanted) in enumerate([*queries, *supports])
+        Request(image, wanted, None if seed is None else (*seed, position))
+        for position, (image, wanted) in enumerate([*queries, *supports])
     ]
 
 

@@ -21,7 +21,6 @@ from symnet.checkpoint import load_latest, save_state, save_tensors
 from symnet.config import Settings
 from symnet.data.episodes import Episode, TrainingEpisodes, holdout
 from symnet.data.folds import FoldList, read_fold_list
-from symnet.data.readers import open_reader
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.journal import Journal
@@ -32,7 +31,7 @@ from symnet.progress import progress
 from symnet.runtime import StopSignal
 from symnet.schedule import poly_rate
 from symnet.scoring import Counts
-from symnet.sources import CacheSource, ImageSource, Request, Source, ahead, make_batch, requests_of
+from symnet.sources import Request, Source, ahead, make_batch, open_source, requests_of
 
 STAGE = "train"
 LOG_SECONDS = 5.0
@@ -119,7 +118,9 @@ class Trainer:
         self.best = None if meta["best"] is None else (meta["best"], part("best."))
 
 
-def train(settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, deadline: float | None = None) -> None:
+def train(
+    settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, deadline: float | None = None
+) -> None:
     """Train and write the selected weights to `out`. Raises `Stopped` on a signal or the deadline, `UserError` on bad input or NaN."""
     with _only_writer(run.state):
         train_list, held = holdout(read_fold_list(inputs.train_list), settings.base.holdout, settings.base.seed)
@@ -150,13 +151,6 @@ def train(settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Pa
         meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": settings.train.selection}
         save_tensors(out, weights, meta | {"score": None if trainer.best is None else trainer.best[0]}, run.provenance)
         journal.end("FINISHED")
-
-
-def open_source(settings: Settings, data_root: Path, split: str, features: Path | None, base: BaseLearner, device: torch.device) -> Source:
-    """The cache where there is one, else the images."""
-    if features is not None:
-        return CacheSource(features, device)
-    return ImageSource(settings, open_reader(settings.data, settings.protocol, data_root), split, base, device)
 
 
 def _loop(
@@ -229,7 +223,10 @@ class Watch:
         shares = [value for name, value in means.items() if name.startswith("foreground.")]
         if max(shares) == 0 and self.count >= 20 and not self.told:
             self.told = True
-            print(f"warning: step {step}: only background was predicted in the last {self.count} steps; the run may have collapsed", flush=True)
+            print(
+                f"warning: step {step}: only background was predicted in the last {self.count} steps; the run may have collapsed",
+                flush=True,
+            )
         self.sums, self.count, self.since = {}, 0, time.monotonic()
 
 
@@ -268,4 +265,6 @@ def _only_writer(state: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{state}: another process trains this run; wait for it, or stop it") from None
+        for left in state.glob(".*.partial"):  # of a trainer killed while it saved
+            left.unlink()
         yield

@@ -44,11 +44,15 @@ class Bench:
 
     @property
     def inputs(self) -> train.Inputs:
-        return train.Inputs(self.list("train"), self.root / "base.safetensors", self.root / "vectors.csv", self.root / "features_train.json")
+        return train.Inputs(
+            self.list("train"), self.root / "base.safetensors", self.root / "vectors.csv", self.root / "features_train.json"
+        )
 
     def train(self, name: str, state: str, **changes: object) -> Path:
         """Train Sym-Net for some steps; runs with the same `state` go on with one another."""
-        run = train.Run("symnet", 1, self.root / state, self.root / f"{state}.jsonl", Provenance(stage="train", settings="s"), {}, **changes)
+        run = train.Run(
+            "symnet", 1, self.root / state, self.root / f"{state}.jsonl", Provenance(stage="train", settings="s"), {}, **changes
+        )
         out = self.root / f"{name}.safetensors"
         train.train(self.settings("train", "symnet"), self.root, self.inputs, run, out, CPU)
         return out
@@ -68,7 +72,14 @@ def build(root: Path, **sections: dict) -> Bench:
     for split in ("train", "test"):
         stage = Provenance(stage="features", settings=split)
         make_features(
-            bench.settings(f"features_{split}"), root, bench.list(split), split, bench.inputs.base, root / f"features_{split}.json", CPU, stage
+            bench.settings(f"features_{split}"),
+            root,
+            bench.list(split),
+            split,
+            bench.inputs.base,
+            root / f"features_{split}.json",
+            CPU,
+            stage,
         )
     return bench
 
@@ -138,7 +149,7 @@ def test_a_second_trainer_of_the_same_run_is_refused(bench: Bench) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "poly_rate", lambda *_: 1e30)
-    with pytest.raises(UserError, match="loss is .* at step"):
+    with pytest.raises(UserError, match=r"loss is .* at step"):
         bench.train("nan", "state-nan")
     assert not (bench.root / "nan.safetensors").exists()
 
@@ -166,15 +177,24 @@ def test_evaluation_counts_every_pixel_once_and_gives_the_same_bytes_twice(bench
 def test_a_model_of_other_shots_is_refused(bench: Bench) -> None:
     model = bench.train("for-one", "state-for-one")
     inputs = evaluate.Inputs(bench.list("test"), bench.inputs.base, bench.inputs.embeddings, bench.root / "features_test.json", model)
+    cell = Cell("shapes", "efficientnet_lite0", 0, "symnet", 2)
     with pytest.raises(UserError, match="holds symnet for 1 shots, expected symnet for 2"):
-        cell = Cell("shapes", "efficientnet_lite0", 0, "symnet", 2)
         evaluate.evaluate(bench.settings("evaluate", "symnet"), bench.root, cell, "tiny", inputs, [], CPU)
 
 
 def test_a_damaged_shard_is_found_and_only_it_is_made_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "SHARD_BYTES", 1)  # BATCH rows a shard
     out = tmp_path / "features_test.json"
-    arguments = (bench.settings("features_test"), bench.root, bench.list("test"), "test", bench.inputs.base, out, CPU, Provenance(stage="features"))
+    arguments = (
+        bench.settings("features_test"),
+        bench.root,
+        bench.list("test"),
+        "test",
+        bench.inputs.base,
+        out,
+        CPU,
+        Provenance(stage="features"),
+    )
     make_features(*arguments)
     manifest = out.read_bytes()
     shards = sorted(tmp_path.glob("*/*.h5"))
@@ -195,7 +215,7 @@ def test_a_blind_base_learner_stops_the_fold(bench: Bench, tmp_path: Path) -> No
     settings = bench.settings("base")
     object.__setattr__(settings, "base", settings.base.model_copy(update={"floor": 1.0}))
     out = tmp_path / "base.safetensors"
-    with pytest.raises(UserError, match="below base.floor"):
+    with pytest.raises(UserError, match=r"below base\.floor"):
         train_base(settings, bench.root, bench.root, bench.list("train"), 0, out, CPU, Provenance(stage="base"))
     assert not out.exists()
 

@@ -11,9 +11,10 @@ from symnet.model.base import Ensemble
 from symnet.model.correlation import Fusion
 from symnet.model.decoder import Decoder
 from symnet.model.episode import EpisodeInputs
-from symnet.model.losses import co_triplet, cross_entropy
 from symnet.model.prototypes import Alignment, Regions, query_regions, support_prototype
+from symnet.model.segmentation import cross_entropy
 from symnet.model.shots import ShotWeights, mean_weights
+from symnet.model.triplet import co_triplet
 
 Variant = Literal["paper", "released"]
 

@@ -13,8 +13,8 @@ from symnet.model.base import PSPHead
 from symnet.model.decoder import default_scales
 from symnet.model.episode import EpisodeInputs, freeze_episode
 from symnet.model.head import Head, HeadOutput
-from symnet.model.losses import cross_entropy
 from symnet.model.resize import resize
+from symnet.model.segmentation import cross_entropy
 
 
 class Correlations(NamedTuple):

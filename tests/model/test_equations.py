@@ -20,10 +20,11 @@ from symnet.model.correlation import Fusion, correlation_maps
 from symnet.model.decoder import Decoder
 from symnet.model.episode import EpisodeInputs
 from symnet.model.head import Head
-from symnet.model.losses import co_triplet, cross_entropy
 from symnet.model.prior import min_max, pfenet_prior, spm
 from symnet.model.prototypes import Alignment, Regions, query_regions, region_weights, support_prototype
+from symnet.model.segmentation import cross_entropy
 from symnet.model.shots import ShotWeights, dissimilarity, mean_weights
+from symnet.model.triplet import co_triplet
 
 TAUS = (0.7, 0.4, 0.4, 0.55)
 few = settings(max_examples=20, deadline=None, derandomize=True, database=None)

@@ -9,16 +9,18 @@ rule draw_shapes:
         f"{ROOT}/data/{{dataset}}/shapes.json",
     log:
         f"{LOGS}/{{dataset}}/draw_shapes.log",
+    conda:
+        "../../environment.yml"
+    threads: 2
     params:
         code=plan.code("shapes"),
-    threads: 2
     shell:
         """
         "$SYMNET_PYTHON" -m symnet shapes \
             --config {input.settings:q} \
             --workers {threads} \
             --out {output:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -39,18 +41,19 @@ for dataset in plan.datasets:
             ),
         log:
             f"{LOGS}/{dataset}/make_folds.log",
+        conda:
+            "../../environment.yml"
+        threads: 2
         params:
             code=plan.code("folds"),
-            out=f"{ROOT}/{dataset}/lists",
-        threads: 2
+            out=subpath(output[0], parent=True),
         shell:
             """
             "$SYMNET_PYTHON" -m symnet folds \
                 --config {input.settings:q} \
-                --results {ROOT:q} \
                 --workers {threads} \
                 --out {params.out:q} \
-                > {log:q} 2>&1
+                >{log:q} 2>&1
             """
 
 
@@ -62,10 +65,12 @@ rule make_episodes:
         [f"{LISTS}/shot{{shot}}/seed{seed}.csv" for seed in plan.seeds],
     log:
         f"{LOGS}/{{dataset}}/fold{{fold}}/make_episodes-shot{{shot}}.log",
+    conda:
+        "../../environment.yml"
     params:
         code=plan.code("episodes"),
         seeds=",".join(map(str, plan.seeds)),
-        out=f"{LISTS}/shot{{shot}}",
+        out=subpath(output[0], parent=True),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet episodes \
@@ -74,7 +79,7 @@ rule make_episodes:
             --shot {wildcards.shot} \
             --seeds {params.seeds} \
             --out {params.out:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -85,6 +90,8 @@ rule make_embeddings:
         f"{ROOT}/{{dataset}}/embeddings.csv",
     log:
         f"{LOGS}/{{dataset}}/make_embeddings.log",
+    conda:
+        "../../environment.yml"
     params:
         code=plan.code("embeddings"),
         vectors=lambda w: plan.vectors_mark(w.dataset),
@@ -92,7 +99,6 @@ rule make_embeddings:
         """
         "$SYMNET_PYTHON" -m symnet embeddings \
             --config {input.settings:q} \
-            --results {ROOT:q} \
             --out {output:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """

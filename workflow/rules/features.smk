@@ -10,20 +10,21 @@ rule train_base:
         f"{FOLD}/base.safetensors",
     log:
         f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/train_base.log",
+    conda:
+        "../../environment.yml"
+    threads: plan.experiment.threads
     params:
         code=lambda w: plan.code("base", w.dataset),
         weights=lambda w: plan.weights_mark(w.dataset),
-    threads: plan.experiment.threads
     shell:
         """
         "$SYMNET_PYTHON" -m symnet base \
             --config {input.settings:q} \
-            --results {ROOT:q} \
             --list {input.lists:q} \
             --fold {wildcards.fold} \
             --threads {threads} \
             --out {output:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -38,18 +39,19 @@ rule cache_features:
         f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/cache_features-{{split}}.log",
     wildcard_constraints:
         split="train|test",
+    conda:
+        "../../environment.yml"
+    threads: plan.experiment.threads
     params:
         code=lambda w: plan.code(f"features_{w.split}", w.dataset),
-    threads: plan.experiment.threads
     shell:
         """
         "$SYMNET_PYTHON" -m symnet features \
             --config {input.settings:q} \
-            --results {ROOT:q} \
             --split {wildcards.split} \
             --list {input.lists:q} \
             --base {input.base:q} \
             --threads {threads} \
             --out {output:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """

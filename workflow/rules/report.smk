@@ -13,16 +13,17 @@ rule make_tables:
         per_class=f"{ROOT}/tables/per_class.csv",
     log:
         f"{LOGS}/make_tables.log",
+    conda:
+        "../../environment.yml"
     params:
         code=plan.code("tables"),
-        out=f"{ROOT}/tables",
+        out=subpath(output[0], parent=True),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet tables \
             --config {input.settings:q} \
-            --results {ROOT:q} \
             --out {params.out:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -34,13 +35,14 @@ rule sync_tracking:
         f"{ROOT}/tracking.json",
     log:
         f"{LOGS}/sync_tracking.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
     params:
         code=plan.code("track"),
-    localrule: True
     shell:
         """
         "$SYMNET_PYTHON" -m symnet track sync \
-            --results {ROOT:q} \
             --out {output:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """

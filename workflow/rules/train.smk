@@ -2,31 +2,27 @@
 # OUTPUTS: {dataset}/{backbone}/fold{fold}/{method}/shot{shot}/model.safetensors and seed{seed}.json (counts)
 
 
-def features_of(split):
-    """The cache of a split, where the fold has one."""
-    return lambda w: f"{FOLD}/features_{split}.json".format(**w) if plan.cached(split, w.dataset, w.fold) else []
-
-
 rule train_method:
     input:
         settings=lambda w: plan.slice_path("train", w.dataset, w.fold, w.method),
         lists=f"{LISTS}/train.csv",
         base=f"{FOLD}/base.safetensors",
         embeddings=f"{ROOT}/{{dataset}}/embeddings.csv",
-        features=features_of("train"),
+        features=lambda w: plan.cache_file("train", w.dataset, w.fold),
     output:
         f"{CELL}/model.safetensors",
     log:
         f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/{{method}}/train-shot{{shot}}.log",
+    conda:
+        "../../environment.yml"
+    threads: plan.experiment.threads
     params:
         code=lambda w: plan.code("train", w.dataset, w.method),
-        features=lambda w, input: ["--features", input.features] if input.features else [],
-    threads: plan.experiment.threads
+        features=lambda w, input: ["--features", *input.features] if input.features else [],
     shell:
         """
         "$SYMNET_PYTHON" -m symnet train \
             --config {input.settings:q} \
-            --results {ROOT:q} \
             --dataset {wildcards.dataset:q} \
             --backbone {wildcards.backbone:q} \
             --fold {wildcards.fold} \
@@ -38,7 +34,7 @@ rule train_method:
             {params.features:q} \
             --threads {threads} \
             --out {output:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """
 
 
@@ -49,26 +45,27 @@ rule evaluate_method:
         episodes=[f"{LISTS}/shot{{shot}}/seed{seed}.csv" for seed in plan.seeds],
         base=f"{FOLD}/base.safetensors",
         embeddings=f"{ROOT}/{{dataset}}/embeddings.csv",
-        features=features_of("test"),
-        model=lambda w: f"{CELL}/model.safetensors".format(**w) if METHODS[w.method].trained else [],
+        features=lambda w: plan.cache_file("test", w.dataset, w.fold),
+        model=lambda w: plan.model_file(w.dataset, w.fold, w.method, w.shot),
     output:
         [f"{CELL}/seed{seed}.json" for seed in plan.seeds],
     log:
         f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/{{method}}/evaluate-shot{{shot}}.log",
+    conda:
+        "../../environment.yml"
+    threads: plan.experiment.threads
     params:
         code=lambda w: plan.code("evaluate", w.dataset, w.method),
-        features=lambda w, input: ["--features", input.features] if input.features else [],
-        model=lambda w, input: ["--model", input.model] if input.model else [],
+        features=lambda w, input: ["--features", *input.features] if input.features else [],
+        model=lambda w, input: ["--model", *input.model] if input.model else [],
         seeds=",".join(map(str, plan.seeds)),
         experiment=plan.experiment.experiment,
-        episodes=f"{LISTS}/shot{{shot}}",
-        out=CELL,
-    threads: plan.experiment.threads
+        episodes=lambda w, input: input.episodes[0].rpartition("/")[0],
+        out=subpath(output[0], parent=True),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet evaluate \
             --config {input.settings:q} \
-            --results {ROOT:q} \
             --experiment {params.experiment:q} \
             --dataset {wildcards.dataset:q} \
             --backbone {wildcards.backbone:q} \
@@ -84,5 +81,5 @@ rule evaluate_method:
             {params.model:q} \
             --threads {threads} \
             --out {params.out:q} \
-            > {log:q} 2>&1
+            >{log:q} 2>&1
         """

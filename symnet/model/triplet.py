@@ -1,4 +1,4 @@
-"""The objective (eqs. 12, 14, 15)."""
+"""The co-triplet loss (eq. 12)."""
 
 from typing import Literal
 
@@ -7,16 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from symnet.model.prototypes import Regions, masked_mean
-from symnet.model.resize import resize
-
-IGNORE = 255
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over the pixels that are not 255; 0 where all are. logits [B, C, h, w] are resized to target [B, S, S] (int64) first."""
-    logits = resize(logits.float(), target.shape[-1])
-    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-    return total / (target != IGNORE).sum().clamp(min=1)
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,15 @@
+"""The segmentation loss (eq. 14)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from symnet.model.resize import resize
+
+IGNORE = 255
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over the pixels that are not 255; 0 where all are. logits [B, C, h, w] are resized to target [B, S, S] (int64) first."""
+    logits = resize(logits.float(), target.shape[-1])
+    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    return total / (target != IGNORE).sum().clamp(min=1)
