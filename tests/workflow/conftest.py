@@ -50,7 +50,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("Snakefile", "workflow", "symnet", "profiles", "config"):
+        for name in ("Snakefile", "workflow", "symnet", "profiles", "config", "environment.yml"):
             source = ROOT / name
             if source.is_symlink():
                 (folder / name).symlink_to(source.readlink())
