@@ -6,40 +6,55 @@ import torch
 from torch import Tensor, nn
 
 EPS = 1e-5  # added to each norm
+PAIRS = 4  # pairs handled together on a CPU
 
 
 def correlation_maps(query: list[Tensor], support: list[Tensor], mask: Tensor, budget: int = 1 << 24) -> Tensor:
     """One map a block: the cosine of each query position with the support foreground, clamped at 0, averaged. Returns [B, N, H, W].
 
     query: N block maps [B, C_i, H, W]; support: N block maps [B, K, C_i, H, W]; mask [B, K, H, W], whose positions equal to 1 are
-    the foreground (none: the map is 0). The K shots are averaged evenly. Memory beside the inputs: at most `budget` elements.
+    the foreground (none: the map is 0). The K shots are averaged evenly. Memory beside the inputs: at most `budget` elements of
+    cosines, and on a CPU the foreground vectors of `PAIRS` pairs.
     """
-    foreground = (mask.flatten(2) == 1).to(query[0].dtype)  # [B, K, HW]
-    count = foreground.sum(2, keepdim=True).clamp(min=1)  # [B, K, 1]
-    order = None
-    if not foreground.is_cuda:  # no device to wait for: leave the background out of the product altogether
-        longest = max(int(foreground.sum(2).max()), 1)
-        order = foreground.argsort(dim=2, descending=True, stable=True)[:, :, :longest]  # [B, K, M]
-        foreground = foreground.gather(2, order)
-    share = foreground / count  # [B, K, M], sums to 1
-    return torch.stack([_mean_cosine(q, s, share, order, budget) for q, s in zip(query, support, strict=True)], 1)
+    batch, shots, height, width = mask.shape
+    foreground = (mask.flatten(2) == 1).flatten(0, 1)  # [BK, HW]
+    share = foreground.to(query[0].dtype) / foreground.sum(1, keepdim=True).clamp(min=1)  # each row sums to 1, or is 0
+    pieces = _pieces(foreground)
+    maps = []
+    for q, s in zip(query, support, strict=True):
+        queries = q.flatten(2)
+        queries = (queries / (queries.norm(dim=1, keepdim=True) + EPS)).transpose(1, 2)  # [B, HW, C]
+        supports = s.flatten(0, 1).flatten(2)  # [BK, C, HW]
+        found = torch.empty_like(share)
+        for pairs, positions in pieces:
+            found[pairs] = _mean_cosine(queries[pairs // shots], supports[pairs], share[pairs], positions, budget)
+        maps.append(found.view(batch, shots, height, width).mean(1))
+    return torch.stack(maps, 1)
 
 
-def _mean_cosine(query: Tensor, support: Tensor, share: Tensor, order: Tensor | None, budget: int) -> Tensor:
-    """[B, C, H, W], [B, K, C, H, W], [B, K, M] -> [B, H, W]."""
-    batch, shots, _, height, width = support.shape
-    queries = query.flatten(2)
-    queries = (queries / (queries.norm(dim=1, keepdim=True) + EPS)).transpose(1, 2).unsqueeze(1)  # [B, 1, HW, C]
-    supports = support.flatten(3)  # [B, K, C, HW]
-    if order is not None:
-        supports = supports.gather(3, order.unsqueeze(2).expand(-1, -1, supports.shape[2], -1))  # [B, K, C, M]
-    supports = supports / (supports.norm(dim=2, keepdim=True) + EPS)
-    step = max(1, budget // (batch * shots * share.shape[2]))
-    pieces = []
-    for start in range(0, height * width, step):
-        cosine = torch.matmul(queries[:, :, start : start + step], supports)  # [B, K, step, M]
-        pieces.append((cosine.clamp_(min=0) @ share.unsqueeze(3)).squeeze(3))  # [B, K, step]
-    return torch.cat(pieces, 2).mean(1).view(batch, height, width)
+def _pieces(foreground: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+    """Pairs (of query and support) to handle together, and the support positions to look at: pairs [p], positions [p, M] or None (all).
+
+    On a CPU pairs of like foreground size go together and their background is left out of the product. On a GPU that would wait for the
+    device: all pairs at once, all positions.
+    """
+    everything = torch.arange(len(foreground), device=foreground.device)
+    if foreground.is_cuda:
+        return [(everything, None)]
+    counts = foreground.sum(1)
+    inside_first = foreground.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # [BK, HW]
+    return [(pairs, inside_first[pairs, : max(int(counts[pairs].max()), 1)]) for pairs in counts.argsort(stable=True).split(PAIRS)]
+
+
+def _mean_cosine(queries: Tensor, supports: Tensor, share: Tensor, positions: Tensor | None, budget: int) -> Tensor:
+    """Unit queries [p, HW, C], supports [p, C, HW], share [p, HW], positions [p, M] -> [p, HW]."""
+    if positions is not None:
+        supports = supports.gather(2, positions.unsqueeze(1).expand(-1, supports.shape[1], -1))  # [p, C, M]
+        share = share.gather(1, positions)
+    supports = supports / (supports.norm(dim=1, keepdim=True) + EPS)
+    step = max(1, budget // share.numel())
+    rows = queries.split(step, 1)
+    return torch.cat([(torch.bmm(piece, supports).clamp_(min=0) @ share.unsqueeze(2)).squeeze(2) for piece in rows], 1)
 
 
 class Fusion(nn.Module):

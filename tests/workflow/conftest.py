@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,7 @@ class Project:
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, folder / name)
+        self.told = ""  # what the last dry run printed
         self.configure(TINY)
 
     @property
@@ -81,7 +83,7 @@ class Project:
         """Rule to number of jobs that a dry run lists, `all` left out."""
         done = self.snakemake("-n")
         assert done.returncode == 0, done.stdout + done.stderr
-        text = done.stdout + done.stderr
+        text = self.told = done.stdout + done.stderr
         counts = re.findall(r"^(\w+)\s+(\d+)$", text.partition("Job stats:")[2].partition("\ntotal")[0], re.MULTILINE)
         return {rule: int(count) for rule, count in counts if rule not in ("all", "total", "job")}
 
@@ -95,12 +97,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture
-def project(finished: Project) -> Project:
-    """The finished benchmark; what the test edits is put back."""
-    kept = {path: path.read_bytes() for path in finished.folder.rglob("*.py") if "results" not in path.parts}
+def project(finished: Project) -> Iterator[Project]:
+    """The finished benchmark; what the test edits, and what reading the plan rewrites, is put back."""
+    watched = [
+        *finished.folder.glob("symnet/**/*.py"),
+        *finished.results.glob("settings/**/*.json"),
+        *finished.results.glob("*/lists/**/*.csv"),
+    ]
+    kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in watched}
     yield finished
     finished.configure(TINY)
-    for path, content in kept.items():
+    for path, (content, time) in kept.items():
         if path.read_bytes() != content:
             path.write_bytes(content)
-    finished.snakemake("-n")  # brings the settings files back
+            os.utime(path, ns=(time, time))
