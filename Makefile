@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test lint format ui bench clean
+.PHONY: demo test lint format ui clean
 
 demo: .venv/ready
 	$(BIN)/snakemake --configfile config/demo.yaml all
 	@$(BIN)/symnet show --results results/demo
 
 test: .venv/ready
-	$(BIN)/pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -28,6 +28,8 @@ from tests.workflow.conftest import TINY
 
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
+
 
 @dataclass
 class Bench:

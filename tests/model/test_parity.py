@@ -18,6 +18,9 @@ ARRAYS = 1e-5  # largest difference over largest value; the released model ran i
 GRADIENTS = 1e-4
 
 
+pytestmark = pytest.mark.xdist_group("parity")  # each model computed once
+
+
 @pytest.fixture(scope="module")
 def reference(shared: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("reference_weights", shared / "reference" / "weights.py")

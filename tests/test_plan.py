@@ -1,0 +1,67 @@
+"""The plan: what the workflow has to make, and what it tells is missing."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from symnet.plan import Plan, mark
+
+CONFIG = Path(__file__).parents[1] / "config"
+
+
+def plan_of(name: str, tmp_path: Path, **changes: object) -> Plan:
+    config = yaml.safe_load((CONFIG / name).read_text()) | {"results": str(tmp_path / "results"), **changes}
+    return Plan(config, name, write=False)
+
+
+def test_the_published_benchmark_has_all_its_cells(tmp_path: Path) -> None:
+    plan = plan_of("config.yaml", tmp_path)
+    assert len(plan.cells()) == 2 * 4 * 2 * 2  # data sets, folds, methods, shots
+    assert len(plan.metric_files()) == 5 * len(plan.cells()) == len(set(plan.metric_files()))
+    assert plan.settings("pascal5i").train.total_steps(4208) == 200 * 526
+    assert plan.settings("coco20i").train.epochs == 50
+    assert {plan.settings(name).pixels.size for name in plan.datasets} == {473, 641}
+
+
+def test_what_is_missing_is_told_with_its_origin_and_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYMNET_DATA", str(tmp_path / "none"))
+    lines = plan_of("config.yaml", tmp_path).missing()
+    assert len(lines) == 6
+    for dataset, what, place in (
+        ("pascal5i", "images and index masks", "VOCdevkit/VOC2012"),
+        ("coco20i", "images and annotations", "coco"),
+        ("pascal5i", "ImageNet weights of resnet50", "weights/resnet50-imagenet.pth"),
+        ("coco20i", "word vectors", "word2vec/GoogleNews-vectors-negative300.bin.gz"),
+    ):
+        (line,) = [line for line in lines if line.startswith(f"{dataset}: {what} are missing")]
+        assert str(tmp_path / "none" / place) in line
+        assert "README.md" in line
+        assert "\n" not in line
+
+
+def test_the_demo_misses_nothing_and_reads_its_own_data(tmp_path: Path) -> None:
+    plan = plan_of("demo.yaml", tmp_path)
+    assert plan.missing() == []
+    assert plan.data_root("shapes") == tmp_path / "results" / "demo"
+
+
+def test_the_plan_writes_settings_once(tmp_path: Path) -> None:
+    config = yaml.safe_load((CONFIG / "demo.yaml").read_text()) | {"results": str(tmp_path / "results")}
+    plan = Plan(config, "demo.yaml", write=True)
+    paths = sorted((tmp_path / "results").rglob("*.json"))
+    assert Path(plan.slice_path("train", "shapes", 3, "symnet")) in paths
+    times = [path.stat().st_mtime_ns for path in paths]
+    Plan(config, "demo.yaml", write=True)
+    assert [path.stat().st_mtime_ns for path in paths] == times
+
+
+def test_mark_follows_content_alone(tmp_path: Path) -> None:
+    path = tmp_path / "vectors"
+    assert mark(path) == ""
+    path.write_bytes(b"a" * 10)
+    before = mark(path)
+    path.touch()
+    assert mark(path) == before
+    path.write_bytes(b"b" * 10)
+    assert mark(path) != before
