@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test lint format ui clean
 
