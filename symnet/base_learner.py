@@ -29,8 +29,12 @@ STAGE = "base"
 
 @dataclass(frozen=True)
 class BaseLearner:
-    """The frozen pair. `classes` are the base classes' indices in the data set, in the order of the head's channels from 1."""
+    """The frozen pair of backbone and head.
 
+    `classes` are the base classes' indices in the data set, in the order of the head's channels from 1.
+    """
+
+    name: str  # of the backbone
     backbone: Backbone
     head: PSPHead
     classes: tuple[int, ...]
@@ -97,10 +101,14 @@ def train_base(
             f"base learner of fold {fold}: mIoU {miou:.3f} over {len(classes)} base classes is below base.floor ({base.floor}); "
             "check data.root and backbone.weights, train longer (base.epochs, base.steps), or lower the floor"
         )
-    tensors = {f"backbone.{n}": v for n, v in backbone.state_dict().items()} | {f"head.{n}": v for n, v in head.state_dict().items()}
     meta = {"backbone": settings.backbone.name, "width": base.width, "classes": list(classes), "miou": miou, "steps": steps, "fold": fold}
-    save_tensors(out, tensors, meta, provenance)
+    save_tensors(out, base_tensors(backbone, head), meta, provenance)
     return miou
+
+
+def base_tensors(backbone: Backbone, head: PSPHead) -> dict[str, Tensor]:
+    """What a base learner's file holds, and `load_base` reads."""
+    return {f"backbone.{n}": v for n, v in backbone.state_dict().items()} | {f"head.{n}": v for n, v in head.state_dict().items()}
 
 
 def load_base(path: Path) -> BaseLearner:
@@ -110,7 +118,7 @@ def load_base(path: Path) -> BaseLearner:
     head = PSPHead(backbone.high_channels, len(meta["classes"]) + 1, meta["width"])
     for prefix, module in (("backbone.", backbone), ("head.", head)):
         load_exactly(module, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
-    return BaseLearner(backbone, head, tuple(meta["classes"]), provenance.content)
+    return BaseLearner(meta["backbone"], backbone, head, tuple(meta["classes"]), provenance.content)
 
 
 def _optimiser(settings: Settings, backbone: nn.Module, head: nn.Module) -> torch.optim.SGD:

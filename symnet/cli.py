@@ -14,9 +14,11 @@ import typer
 
 from symnet.artifacts import Provenance, digest, file_digest, write_json
 from symnet.cells import Cell
-from symnet.config import Settings, load_experiment
+from symnet.config import Settings
 from symnet.errors import EXIT_AGAIN, EXIT_USER, UserError
-from symnet.stages import code_hash, experiment_slice, read_slice, slice_of
+from symnet.experiment import load_experiment
+from symnet.methods import known_method
+from symnet.stages import code_hash, experiment_slice, module_hash, read_slice, slice_of
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +48,10 @@ Out = Annotated[Path, typer.Option(help="File or folder to write.")]
 FoldLists = Annotated[Path, typer.Option("--list", help="A fold's image list (CSV, from `symnet folds`).")]
 Base = Annotated[Path, typer.Option(help="The fold's base learner (from `symnet base`).")]
 Embeddings = Annotated[Path, typer.Option(help="Class vectors (from `symnet embeddings`).")]
+Row = Annotated[str, typer.Option(help="Row of the tables: a method, or a variant of one.")]
+MethodOf = Annotated[
+    str | None, typer.Option("--method", help="Method behind the row; left out: the row's name, or what the experiment file says.")
+]
 Features = Annotated[Path | None, typer.Option(help="Feature cache (from `symnet features`); left out: recomputed from the images.")]
 
 
@@ -198,8 +204,11 @@ def train(
     embeddings: Embeddings,
     out: Out,
     backbone: Annotated[str, typer.Option(help="Name of the backbone, for the cell's place.")],
-    method: Annotated[str, typer.Option()] = "symnet",
+    row: Row = "symnet",
+    method: MethodOf = None,
     features: Features = None,
+    test_list: Annotated[Path | None, typer.Option(help="The fold's test list, for train.selection test_best.")] = None,
+    test_features: Annotated[Path | None, typer.Option(help="Its feature cache; left out: recomputed.")] = None,
     results: Results = Path("results"),
     device: Device = "auto",
     threads: Threads = 1,
@@ -213,10 +222,13 @@ def train(
     from symnet.train import Inputs, Run, Stopped
     from symnet.train import train as train_
 
-    settings = _settings(config, "train", dataset, fold, method)
-    files = {"list": list_, "base": base, "embeddings": embeddings} | ({"features": features} if features else {})
+    settings, method = _job(config, "train", dataset, fold, row, method)
+    inputs = Inputs(list_, base, embeddings, features, test_list, test_features)
+    inputs.check(settings.train.selection)
+    files = {"list": list_, "base": base, "embeddings": embeddings}
+    files |= {name: path for name, path in (("features", features), ("test_list", test_list), ("test_features", test_features)) if path}
     provenance = _provenance("train", settings, files, method=method, shot=shot)
-    cell = Cell(dataset, backbone, fold, method, shot)
+    cell = Cell(dataset, backbone, fold, row, shot)
     key = digest(provenance.model_dump())
     provenance = provenance.model_copy(update={"settings": key})
     state = results / "state" / cell.folder(Path()) / key[:12]
@@ -224,15 +236,14 @@ def train(
         "dataset": dataset,
         "backbone": backbone,
         "fold": fold,
+        "row": row,
         "method": method,
         "shot": shot,
         **settings.model_dump(mode="json", warnings=False),
     }
     run = Run(method, shot, state, cell.journal(results), provenance, params, checkpoint_seconds)
     try:
-        train_(
-            settings, _data_root(settings, results), Inputs(list_, base, embeddings, features), run, out, _device(device, threads), deadline
-        )
+        train_(settings, _data_root(settings, results), inputs, run, out, _device(device, threads), deadline)
     except Stopped as reason:
         print(f"symnet: stopped by {reason}", file=sys.stderr)
         raise typer.Exit(EXIT_AGAIN) from None
@@ -244,7 +255,7 @@ def evaluate(
     dataset: Dataset,
     fold: Fold,
     shot: Annotated[int, typer.Option(min=1)],
-    method: Annotated[str, typer.Option()],
+    row: Row,
     list_: FoldLists,
     episodes: Annotated[Path, typer.Option(help="Folder of manifests (from `symnet episodes`).")],
     seeds: Seeds,
@@ -252,6 +263,7 @@ def evaluate(
     embeddings: Embeddings,
     out: Out,
     backbone: Annotated[str, typer.Option(help="Name of the backbone.")],
+    method: MethodOf = None,
     experiment: Annotated[str, typer.Option(help="Name that the metric files carry.")] = "",
     features: Features = None,
     model: Annotated[Path | None, typer.Option(help="Trained weights (from `symnet train`).")] = None,
@@ -266,7 +278,7 @@ def evaluate(
     from symnet.evaluate import Inputs, Round
     from symnet.evaluate import evaluate as evaluate_
 
-    settings = _settings(config, "evaluate", dataset, fold, method)
+    settings, method = _job(config, "evaluate", dataset, fold, row, method)
     files = {"list": list_, "base": base, "embeddings": embeddings}
     files |= {name: path for name, path in (("features", features), ("model", model)) if path}
     shared = {name: file_digest(path) for name, path in files.items()}
@@ -275,9 +287,36 @@ def evaluate(
         manifest = episodes / f"seed{seed}.csv"
         provenance = _provenance("evaluate", settings, {"episodes": manifest}, method=method, shared=shared)
         rounds.append(Round(seed, manifest, out / f"seed{seed}.json", provenance))
-    cell = Cell(dataset, backbone, fold, method, shot)
+    cell = Cell(dataset, backbone, fold, row, shot)
     inputs = Inputs(list_, base, embeddings, features, model)
-    evaluate_(settings, _data_root(settings, results), cell, experiment, inputs, rounds, _device(device, threads))
+    evaluate_(settings, _data_root(settings, results), cell, method, experiment, inputs, rounds, _device(device, threads))
+
+
+@app.command(rich_help_panel=LEARN)
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of the released Sym-Net, or of a fold's PSPNet base learner (torch.save).")],
+    fold: Fold,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; left out: a folder beside FILE, of its name.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Experiment file that says which classes there are; left out: PASCAL-5i or COCO-20i.")
+    ] = None,
+    dataset: Dataset = "pascal5i",
+) -> None:
+    """Turn an authors' checkpoint into files that `symnet evaluate` runs: base.safetensors and, of a Sym-Net, model.safetensors.
+
+    Example: symnet import-checkpoint train_epoch_142_0.7142.pth --fold 0 --out imported
+    """
+    from symnet.data.classes import class_names
+    from symnet.importing import Classes, import_checkpoint
+
+    classes = None
+    if config is not None:
+        data = load_experiment(config).settings(dataset).data
+        classes = Classes(class_names(data.classes), data.folds, data.split, dataset)
+    found = import_checkpoint(file, out or file.with_suffix(""), fold, classes, module_hash("symnet.importing"))
+    shots = f", {found.shots} shot" if found.shots else ""
+    print(f"{file}: {found.kind} of {found.backbone}, {found.base_classes} base classes{shots}")
+    print("\n".join(f"wrote {path}" for path in found.files))
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -286,10 +325,12 @@ def tables(config: Config, results: Results, out: Out) -> None:
 
     Example: symnet tables --config results/demo/settings/tables.json --results results/demo --out results/demo/tables
     """
+    from symnet.experiment import AblationTable
     from symnet.report.tables import make_tables
 
     expected = json.loads(config.read_text(encoding="utf-8"))
-    make_tables([Cell(**cell) for cell in expected["cells"]], expected["seeds"], results, out)
+    own = {name: AblationTable(**table) for name, table in expected["tables"].items()}
+    make_tables([Cell(**cell) for cell in expected["cells"]], expected["seeds"], results, out, own, expected["groups"])
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -337,11 +378,23 @@ def track_ui(results: Annotated[Path, typer.Option(help="Folder of all results."
     os.execvp(command[0], command)
 
 
-def _settings(config: Path, stage: str, dataset: str, fold: int | None = None, method: str | None = None) -> Settings:
+def _settings(config: Path, stage: str, dataset: str, fold: int | None = None) -> Settings:
     """The stage's settings from a resolved JSON or an experiment file."""
     if config.suffix == ".json":
-        return read_slice(config, stage, method)
-    return experiment_slice(load_experiment(config), dataset, fold, stage, method)
+        return read_slice(config, stage)
+    return experiment_slice(load_experiment(config), dataset, fold, stage)
+
+
+def _job(config: Path, stage: str, dataset: str, fold: int, row: str, method: str | None) -> tuple[Settings, str]:
+    """As `_settings`, of a row; and the method behind it."""
+    if config.suffix == ".json":
+        method = known_method(method or row)
+        return read_slice(config, stage, method), method
+    experiment = load_experiment(config)
+    found = experiment.method_of(row)
+    if method not in (None, found):
+        raise UserError(f"--method: found {method}, but {config} says that row {row} is {found}")
+    return experiment_slice(experiment, dataset, fold, stage, row), found
 
 
 def _shared_root() -> Path:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from symnet.artifacts import write_text
-from symnet.config import FOLD_SECTIONS, SECTIONS, Experiment, Settings
+from symnet.config import SECTIONS, Settings
+from symnet.experiment import FOLD_SECTIONS, ROW_SECTIONS, AblationTable, Experiment
+from symnet.methods import METHODS
 
 FOLDER = Path(__file__).resolve().parent.parent / "config"
 Schema = dict[str, Any]
 
+EXTENDS = "files beside this one that it is laid over, first to last"
 HEAD = """# Settings
 
 Written by `python -m symnet.config_reference` from `symnet/config.py`: edit that, not this file.
@@ -21,12 +24,15 @@ An experiment file holds the keys of the first table, and any of the sections be
 default. Later overrides earlier, key by key:
 
 1. the defaults below
-2. the file's own sections
-3. `presets.NAME`, where `preset: NAME` or `snakemake --config preset=NAME` chooses it; it may hold any other key of the file
-4. `datasets.NAME`: sections for one data set
-5. `folds.N`, then `datasets.NAME.folds.N`: FOLD_SECTIONS for one fold; what is measured is the same for all folds
+2. the files that `extends` names, first to last
+3. the file's own sections
+4. `presets.NAME`, where `preset: NAME` or `snakemake --config preset=NAME` chooses it; it may hold any other key of the file
+5. `datasets.NAME`: sections for one data set
+6. `folds.N`, then `datasets.NAME.folds.N`: FOLD_SECTIONS for one fold; what is measured is the same for all folds
+7. `variants.NAME`: ROW_SECTIONS for one row of the tables, in all folds; base learner and features are shared by all rows
 
-A mapping is merged, anything else (a list, too) is replaced. A later `epochs` takes the place of an earlier `steps`. An unknown key, a
+`extends` is the name of a file beside this one, or a list of such names. Null in place of a data set, variant, table or group leaves it
+out. A mapping is merged, anything else (a list, too) is replaced. A later `epochs` takes the place of an earlier `steps`. An unknown key, a
 wrong type (text for a number) or an impossible value ends every command with one line and exit code 2, before anything is written.
 """
 
@@ -40,24 +46,41 @@ def schema() -> Schema:
     own["folds"] = by_fold | {"description": own["folds"]["description"]}
     own["datasets"] = own["datasets"] | {"additionalProperties": {"$ref": "#/$defs/Dataset"}}
     own["presets"] = own["presets"] | {"additionalProperties": {"$ref": "#/$defs/Preset"}}
-    own["datasets"].pop("patternProperties", None)
-    own["datasets"]["propertyNames"] = {key: own["experiment"][key] for key in ("pattern", "maxLength")}
+    own["variants"] = own["variants"] | {"additionalProperties": {"$ref": "#/$defs/Variant"}}
+    for key in ("datasets", "variants", "tables", "groups"):
+        named = own[key].pop("patternProperties", {})
+        inside = next(iter(named.values()), own[key].get("additionalProperties", True))
+        if key in ("datasets", "variants"):
+            inside = own[key]["additionalProperties"]
+        own[key]["additionalProperties"] = {"anyOf": [inside, {"type": "null"}]}  # null: left out of what is extended
+        own[key]["propertyNames"] = {key: own["experiment"][key] for key in ("pattern", "maxLength")}
+        own[key].pop("minProperties", None)
+    own["extends"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}], "description": EXTENDS}
     overrides = {name: value for name, value in own.items() if name not in ("preset", "presets")}
-    definitions = settings["$defs"] | {
-        "Fold": _closed({name: sections[name] for name in FOLD_SECTIONS}),
-        "Dataset": _closed(sections | {"folds": by_fold}),
-        "Preset": _closed(overrides | sections),
-    }
+    definitions = (
+        settings["$defs"]
+        | experiment["$defs"]
+        | {
+            "Fold": _closed({name: sections[name] for name in FOLD_SECTIONS}),
+            "Dataset": _closed(sections | {"folds": by_fold}),
+            "Variant": _closed({"method": {"enum": list(METHODS)}} | {name: sections[name] for name in ROW_SECTIONS})
+            | {"required": ["method"]},
+            "Preset": _closed(overrides | sections),
+        }
+    )
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "symnet experiment"}
-    return head | _untitled(_closed(own | sections) | {"required": experiment["required"], "$defs": definitions})
+    whole = {"anyOf": [{"required": experiment["required"]}, {"required": ["extends"]}]}
+    return head | _untitled(_closed(own | sections) | whole | {"$defs": definitions})
 
 
 def readme() -> str:
     """Every key with its type, default, limits and meaning, in Markdown."""
     fold_sections = ", ".join(f"`{name}`" for name in FOLD_SECTIONS)
-    parts = [HEAD.replace("FOLD_SECTIONS", fold_sections)]
+    row_sections = ", ".join(f"`{name}`" for name in ROW_SECTIONS)
+    parts = [HEAD.replace("FOLD_SECTIONS", fold_sections).replace("ROW_SECTIONS", row_sections)]
     whole = Experiment.model_json_schema()
     parts.append(_table("The experiment", Experiment.__doc__, "", whole, skip=("common",)))
+    parts.append(_table("`tables.NAME`", AblationTable.__doc__, "", whole["$defs"]["AblationTable"]))
     definitions = Settings.model_json_schema()["$defs"]
     for name, field in Settings.model_fields.items():
         assert field.annotation is not None

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from symnet.artifacts import Provenance, write_json
+from symnet.backbones import load_exactly
 from symnet.base_learner import load_base
 from symnet.cells import Cell
 from symnet.checkpoint import load_tensors
@@ -17,8 +18,9 @@ from symnet.data.episodes import Episode, left_out, read_manifest
 from symnet.data.folds import novel_classes, read_fold_list
 from symnet.data.readers import Reader, open_reader
 from symnet.embeddings import read_embeddings
-from symnet.errors import UserError
+from symnet.errors import UserError, one_line
 from symnet.methods import METHODS, method_class
+from symnet.methods.base import Method
 from symnet.metrics import protocol_stamp
 from symnet.progress import progress
 from symnet.scoring import Counts
@@ -50,15 +52,29 @@ class Round:
 
 @torch.no_grad()
 def evaluate(
-    settings: Settings, data_root: Path, cell: Cell, experiment: str, inputs: Inputs, rounds: list[Round], device: torch.device
+    settings: Settings,
+    data_root: Path,
+    cell: Cell,
+    method_name: str,
+    experiment: str,
+    inputs: Inputs,
+    rounds: list[Round],
+    device: torch.device,
 ) -> None:
-    """Run every round and write its metric file. Both scorings are always computed, of the same predictions."""
+    """Run every round and write its metric file. Both scorings are always computed, of the same predictions.
+
+    `method_name` is the method behind the cell's row.
+    """
     base = load_base(inputs.base).to(device)
+    if base.name != settings.backbone.name:
+        raise UserError(
+            f"{inputs.base}: its backbone is {base.name}, backbone.name is {settings.backbone.name}; set that, or give another file"
+        )
     names, vectors = read_embeddings(inputs.embeddings)
     source = open_source(settings, data_root, "test", inputs.features, base, device)
-    method = method_class(cell.method)(settings, base.backbone, cell.shot, vectors.shape[1], source.side)
-    if METHODS[cell.method].trained:
-        method.load_state_dict(_weights(inputs.model, cell), strict=True)
+    method = method_class(method_name)(settings, base.backbone, cell.shot, vectors.shape[1], source.side)
+    if METHODS[method_name].trained:
+        _load(method, inputs.model, method_name, cell.shot, settings)
     method.to(device).eval()
     reader = open_reader(settings.data, settings.protocol, data_root)
     novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)
@@ -70,7 +86,7 @@ def evaluate(
         counts = Counts()
         work = ((piece, requests_of(piece)) for piece in pieces)
         what = f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, seed {one.seed}"
-        for piece, loaded in progress(ahead(source, work), len(pieces), what):
+        for piece, loaded in progress(ahead(source.load, work), len(pieces), what):
             found = source.features(loaded)
             batch = make_batch(piece, found, torch.from_numpy(vectors), base.classes)
             classes = [names[episode.class_index - 1] for episode in piece]
@@ -78,16 +94,24 @@ def evaluate(
             for output, logits in method.predict(base.backbone, batch).items():
                 counts.add_padded(output, logits, batch.query_mask, classes)
                 counts.add_original(output, logits, truth, found.placed, settings.pixels.size, classes)
-        write_json(one.out, _payload(settings, cell, experiment, one.seed, counts, dropped, len(episodes)), one.provenance)
+        write_json(one.out, _payload(settings, cell, method_name, experiment, one.seed, counts, dropped, len(episodes)), one.provenance)
 
 
-def _weights(model: Path | None, cell: Cell) -> dict[str, torch.Tensor]:
+def _load(method: Method, model: Path | None, name: str, shot: int, settings: Settings) -> None:
+    """Load the weights of `model`, if it is the method, for these shots and of these settings. Raises `UserError`."""
     if model is None:
-        raise UserError(f"method {cell.method} is trained: evaluation needs its model file")
+        raise UserError(f"method {name} is trained: evaluation needs its model file")
     tensors, meta, _ = load_tensors(model, "train")
-    if (meta["method"], meta["shots"]) != (cell.method, cell.shot):
-        raise UserError(f"{model}: holds {meta['method']} for {meta['shots']} shots, expected {cell.method} for {cell.shot}")
-    return tensors
+    if (meta["method"], meta["shots"]) != (name, shot):
+        raise UserError(f"{model}: holds {meta['method']} for {meta['shots']} shots, expected {name} for {shot}")
+    own = settings.model.model_dump(mode="json") if "model" in METHODS[name].settings else None
+    if own is not None and own != meta["model"]:
+        wrong = [f"model.{key} {meta['model'].get(key)!r}, not {own[key]!r}" for key in own if meta["model"].get(key) != own[key]]
+        raise UserError(f"{model}: was made with {', '.join(wrong)}; test it with the settings it was made with")
+    try:
+        load_exactly(method, tensors)
+    except ValueError as error:
+        raise UserError(f"{model}: does not fit {name} on this backbone: {one_line(error)}") from None
 
 
 def _truth(reader: Reader, episode: Episode) -> np.ndarray:
@@ -97,14 +121,14 @@ def _truth(reader: Reader, episode: Episode) -> np.ndarray:
 
 
 def _payload(
-    settings: Settings, cell: Cell, experiment: str, seed: int, counts: Counts, dropped: dict[str, str], episodes: int
+    settings: Settings, cell: Cell, method: str, experiment: str, seed: int, counts: Counts, dropped: dict[str, str], episodes: int
 ) -> dict[str, Any]:
     names = class_names(settings.data.classes)
     protocol = settings.protocol.model_dump(mode="json") | {"image_size": settings.pixels.size}
     scored = {scoring: counts.of(scoring) for scoring in ("padded", "original")}
     return {
         "cell": {"experiment": experiment, **cell.as_dict(), "seed": seed},
-        "variant": settings.model.variant if "model" in METHODS[cell.method].settings else "",
+        "variant": settings.model.variant if "model" in METHODS[method].settings else "",
         "protocol": protocol,
         "protocol_stamp": protocol_stamp(protocol),
         "classes": [names[c - 1] for c in novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)],

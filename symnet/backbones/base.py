@@ -9,7 +9,7 @@ STRIDE = 8
 
 
 class Levels(NamedTuple):
-    """What the modules read of an image: [B, C, H, W] each."""
+    """What the modules read of an image: [B, C, H, W] each, H = W = `Backbone.side(S)`."""
 
     low: Tensor  # K-shot weights
     mid: Tensor  # prototypes and decoder
@@ -19,9 +19,11 @@ class Levels(NamedTuple):
 class Backbone(nn.Module):
     """Images to block maps, block maps to levels.
 
-    `block_channels` are the C_i of the block maps; `groups` counts the maps of the second, third and fourth stage.
+    `block_channels` are the C_i of the block maps; `groups` counts the maps of the second, third and fourth stage. Block maps may differ
+    in side (VGG's do); the last one's is the levels'.
     """
 
+    stride: int = STRIDE  # of the levels
     block_channels: tuple[int, ...]
     groups: tuple[int, int, int]
     low_channels: int
@@ -29,21 +31,30 @@ class Backbone(nn.Module):
     high_channels: int
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B, 3, S, S] -> block maps before their last ReLU, each [B, C_i, H, W]."""
+        """Images [B, 3, S, S] -> block maps before their last ReLU, each [B, C_i, H_i, H_i]."""
         raise NotImplementedError
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """Block maps -> low, mid and high features."""
         raise NotImplementedError
 
+    def side(self, size: int) -> int:
+        """Side H of the levels of an image of side `size` = 8n+1."""
+        return side(size, self.stride)
+
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
         """Load a published ImageNet state dict; raise `ValueError` for an entry that is missing, foreign or misshapen."""
         raise NotImplementedError
 
 
-def side(size: int) -> int:
-    """Side of the features of an image of side `size` = 8n+1."""
-    return (size - 1) // STRIDE + 1
+def side(size: int, stride: int = STRIDE) -> int:
+    """Side of the features of an image of side `size` = 8n+1: `size` halved, upward, until it went `stride` times smaller."""
+    return (size - 1) // stride + 1
+
+
+def with_counters(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, batch norm's counters added where it has none: files older than PyTorch 0.4.1 have none, and nothing reads them."""
+    return {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")} | state
 
 
 def load_exactly(module: nn.Module, state: dict[str, Tensor], told: Callable[[str], str] = str) -> None:

@@ -1,15 +1,16 @@
-"""ResNet-50 with PSPNet's deep stem, dilated to output stride 8 (Zhao et al., CVPR 2017).
+"""ResNet-50 and ResNet-101, dilated to output stride 8 (Zhao et al., CVPR 2017), behind either of two stems.
 
-Entry names are those of the PSPNet family (`layer0.0`, `layer1.0.conv1`, ...), so its checkpoints load by name.
+Entry names are those of the PSPNet family (`layer0.0`, `layer1.0.conv1`, ...), so its checkpoints load by name. The stem decides which
+ImageNet file fits: PSPNet's deep stem or torchvision's. A file of the other stem is refused, never loaded in part.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symnet.backbones.base import Backbone, Levels, load_exactly
+from symnet.backbones.base import Backbone, Levels, load_exactly, with_counters
 
-# The ImageNet files name the stem's layers, the segmentation family counts them.
+# The ImageNet files name the stem's layers, the segmentation family counts them. Torchvision's stem has the first two.
 _STEM = {"conv1": "layer0.0", "bn1": "layer0.1", "conv2": "layer0.3", "bn2": "layer0.4", "conv3": "layer0.6", "bn3": "layer0.7"}
 
 
@@ -37,28 +38,29 @@ class Bottleneck(nn.Module):
         return self.bn3(self.conv3(x)) + shortcut
 
 
-class ResNet50(Backbone):
-    """13 block maps: 4 of layer2 (512 channels), 6 of layer3 (1024), 3 of layer4 (2048).
+class ResNet(Backbone):
+    """The trunk that all four share: one block map a bottleneck of layer2 (512 channels), layer3 (1024) and layer4 (2048).
 
     Dilation 2 in every block of layer3 and 4 in every block of layer4, the first included: not torchvision's rule, which gives the
     first block the previous dilation.
     """
 
-    block_channels = (512,) * 4 + (1024,) * 6 + (2048,) * 3
-    groups = (4, 6, 3)
+    deep_stem: bool
     low_channels, mid_channels, high_channels = 512, 1536, 2048
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer0 = nn.Sequential(*_conv(3, 64, 2), *_conv(64, 64, 1), *_conv(64, 128, 1), nn.MaxPool2d(3, 2, 1))
-        self.layer1 = _stage(128, 64, blocks=3, stride=1, dilation=1)
-        self.layer2 = _stage(256, 128, blocks=4, stride=2, dilation=1)
-        self.layer3 = _stage(512, 256, blocks=6, stride=1, dilation=2)
-        self.layer4 = _stage(1024, 512, blocks=3, stride=1, dilation=4)
+        second, third, fourth = self.groups
+        stem = _conv(3, 64, 2) + _conv(64, 64, 1) + _conv(64, 128, 1) if self.deep_stem else _conv(3, 64, 2, kernel=7)
+        self.layer0 = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1))
+        self.layer1 = _stage(128 if self.deep_stem else 64, 64, blocks=3, stride=1, dilation=1)
+        self.layer2 = _stage(256, 128, blocks=second, stride=2, dilation=1)
+        self.layer3 = _stage(512, 256, blocks=third, stride=1, dilation=2)
+        self.layer4 = _stage(1024, 512, blocks=fourth, stride=1, dilation=4)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, S, S] -> 13 block maps [B, C_i, H, W], before their last ReLU."""
-        x = self.layer0(images)  # [B, 128, S/4, S/4]
+        """[B, 3, S, S] -> block maps [B, C_i, H, W], before their last ReLU."""
+        x = self.layer0(images)  # [B, 128 or 64, S/4, S/4]
         for block in self.layer1:
             x = F.relu(block(x))
         maps = []
@@ -69,24 +71,64 @@ class ResNet50(Backbone):
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """low = layer2, mid = [layer3, layer2], high = layer4, each after its last ReLU."""
-        layer2, layer3, layer4 = (F.relu(blocks[i]) for i in (3, 9, 12))
+        second, third, _ = self.groups
+        layer2, layer3, layer4 = (F.relu(blocks[i]) for i in (second - 1, second + third - 1, -1))
         return Levels(layer2, torch.cat([layer3, layer2], 1), layer4)
 
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
-        """Load a deep-stem ImageNet file; its classifier `fc` is left out by name."""
+        """Load an ImageNet file with the same stem; its classifier `fc` is left out by name."""
         renamed = {}
         for name, value in state.items():
             first, dot, rest = name.removeprefix("module.").partition(".")
             if first != "fc":
                 renamed[_STEM.get(first, first) + dot + rest] = value
-        if "layer0.0.weight" in renamed and renamed["layer0.0.weight"].shape[-1] == 7:
+        kernel = tuple(renamed["layer0.0.weight"].shape[2:]) if "layer0.0.weight" in renamed else None
+        if self.deep_stem and kernel == (7, 7):
             raise ValueError("its stem is one 7x7 convolution (torchvision's), expected PSPNet's three 3x3 convolutions")
-        counters = {name: value for name, value in self.state_dict().items() if name.endswith("num_batches_tracked")}
-        load_exactly(self, counters | renamed)  # files older than PyTorch 0.4.1 have no counters, and nothing reads them
+        if not self.deep_stem and kernel == (3, 3):
+            raise ValueError("its stem starts with a 3x3 convolution (PSPNet's has three), expected torchvision's one 7x7 convolution")
+        load_exactly(self, with_counters(self, renamed), _file_name)
 
 
-def _conv(channels_in: int, channels: int, stride: int) -> list[nn.Module]:
-    return [nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+class ResNet50(ResNet):
+    """PSPNet's deep stem, 4 + 6 + 3 block maps. Published ImageNet file: `resnet50-imagenet.pth`, in the field also `resnet50_v2.pth`."""
+
+    deep_stem = True
+    groups = (4, 6, 3)
+    block_channels = (512,) * 4 + (1024,) * 6 + (2048,) * 3
+
+
+class ResNet101(ResNet):
+    """PSPNet's deep stem, 4 + 23 + 3 block maps. Published ImageNet file: `resnet101-imagenet.pth`."""
+
+    deep_stem = True
+    groups = (4, 23, 3)
+    block_channels = (512,) * 4 + (1024,) * 23 + (2048,) * 3
+
+
+class ResNet50TV(ResNet50):
+    """Torchvision's stem before the same trunk. Published ImageNet file: `resnet50-0676ba61.pth`."""
+
+    deep_stem = False
+
+
+class ResNet101TV(ResNet101):
+    """Torchvision's stem before the same trunk. Published ImageNet file: `resnet101-63fe2227.pth`."""
+
+    deep_stem = False
+
+
+def _file_name(name: str) -> str:
+    """The name that ImageNet files have for an entry of ours."""
+    for theirs, ours in _STEM.items():
+        if name.startswith(f"{ours}."):
+            return theirs + name.removeprefix(ours)
+    return name
+
+
+def _conv(channels_in: int, channels: int, stride: int, kernel: int = 3) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels_in, channels, kernel, stride, kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
 
 
 def _stage(channels_in: int, width: int, blocks: int, stride: int, dilation: int) -> nn.Sequential:

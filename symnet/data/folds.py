@@ -87,6 +87,13 @@ def _counting(rows: Iterable[Row], classes: tuple[int, ...], min_pixels: int) ->
     return FoldList(tuple(ListRow(row.image, found, row.width, row.height, row.image_sha, row.mask_sha) for row, found in counted if found))
 
 
+def whole_train_list(rows: Iterable[Row], n_classes: int, min_pixels: int) -> FoldList:
+    """Every train image, with the classes that count in it, if any: what a base learner may train on whatever the fold (BAM's code)."""
+    every = tuple(range(1, n_classes + 1))
+    train = (row for row in rows if row.split == "train")
+    return FoldList(tuple(ListRow(r.image, _present(r, every, min_pixels), r.width, r.height, r.image_sha, r.mask_sha) for r in train))
+
+
 def fold_lists(index: Index, n_classes: int, fold: int, settings: Settings) -> dict[Split, FoldList]:
     """Both lists of a fold, as `data.folds`, `data.split` and the protocol say."""
     layout = (n_classes, settings.data.folds, settings.data.split)
@@ -99,7 +106,7 @@ def fold_lists(index: Index, n_classes: int, fold: int, settings: Settings) -> d
 
 
 def make_folds(settings: Settings, data_root: Path, out: Path, masks_only: bool = False, workers: int = WORKERS) -> Index:
-    """Stage `folds`: write {out}/index.csv, skipped.csv and fold{i}/{train,test}.csv, each only if its content changed.
+    """Stage `folds`: write {out}/index.csv, skipped.csv, train.csv and fold{i}/{train,test}.csv, each only if its content changed.
 
     Files that did not change since the last index of the same settings are not opened again. masks_only: images may be absent;
     lists are whole, their image sums empty. Returns the index; its `skipped` names what `data.bad_files: skip` left out. Raises
@@ -113,6 +120,7 @@ def make_folds(settings: Settings, data_root: Path, out: Path, masks_only: bool 
     for fold in range(settings.data.folds):
         for split, made in fold_lists(index, len(reader.classes), fold, settings).items():
             write_fold_list(out / f"fold{fold}" / f"{split}.csv", made, made_with)
+    write_fold_list(out / "train.csv", whole_train_list(index.rows, len(reader.classes), settings.protocol.min_pixels), made_with)
     write_index(out, index, made_with)
     write_stamps(out, made_with, stamps)
     return index

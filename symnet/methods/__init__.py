@@ -30,9 +30,14 @@ METHODS = {
 }
 
 
-def method_class(name: str) -> type["Method"]:
-    """The class of a method. Raises `UserError` for an unknown name."""
+def known_method(name: str) -> str:
+    """`name`, if there is such a method. Raises `UserError`."""
     if name not in METHODS:
         raise UserError(f"method: found '{name}', allowed: {', '.join(METHODS)}")
-    entry = METHODS[name]
+    return name
+
+
+def method_class(name: str) -> type["Method"]:
+    """The class of a method. Raises `UserError` for an unknown name."""
+    entry = METHODS[known_method(name)]
     return getattr(importlib.import_module(entry.module), entry.kind)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from symnet.backbones.base import Backbone
 from symnet.config import Settings
+from symnet.model.divisors import Divisors
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class EpisodeBatch:
     Masks are uint8 in {0, 1, 255} for the episode's class. `base_index` is -1 for a novel class.
     """
 
-    query: list[Tensor]  # N block maps [B, C_i, H, W]
-    support: list[Tensor]  # N block maps [B, K, C_i, H, W]
+    query: list[Tensor]  # N block maps [B, C_i, H_i, W_i]
+    support: list[Tensor]  # N block maps [B, K, C_i, H_i, W_i]
     query_mask: Tensor  # [B, S, S]
     support_mask: Tensor  # [B, K, S, S]
     base_logits: Tensor  # [B, 1 + base classes, H, W], of the queries
@@ -25,9 +26,10 @@ class EpisodeBatch:
 
 
 class Method(nn.Module):
-    """One row of the table. `outputs` names what it predicts: one row each."""
+    """One row of the table. `outputs` names what it predicts: one row each. `supervised`: those with a cross-entropy in the objective."""
 
     outputs: tuple[str, ...]
+    supervised: tuple[str, ...] = ()
 
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:
         super().__init__()
@@ -37,6 +39,15 @@ class Method(nn.Module):
         """Logits [B, 2, H, W] by output name."""
         raise NotImplementedError
 
-    def losses(self, backbone: Backbone, batch: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """The objective, its parts, and the logits by output name. Trained methods only."""
+    def divisors(self, query_mask: Tensor, support_mask: Tensor) -> Divisors:
+        """What the losses of a batch with these masks are divided by. Trained methods only."""
+        raise NotImplementedError
+
+    def losses(
+        self, backbone: Backbone, batch: EpisodeBatch, divisors: Divisors | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The objective, its parts (an output's cross-entropy under the output's name), and the logits by output name.
+
+        divisors: `self.divisors` of the batch that this one is a part of; None: its own. Trained methods only.
+        """
         raise NotImplementedError

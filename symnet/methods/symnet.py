@@ -3,9 +3,11 @@
 from torch import Tensor
 
 from symnet.backbones.base import Backbone
+from symnet.backbones.base import side as side_at_stride_8
 from symnet.config import Settings
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.model.decoder import default_scales
+from symnet.model.divisors import Divisors, divisors_of
 from symnet.model.episode import EpisodeInputs, freeze_episode
 from symnet.model.head import Head
 
@@ -18,21 +20,29 @@ class SymNetMethod(Method):
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:
         super().__init__(settings, backbone, shots, text, side)
         self.model_settings = settings.model
-        self.head = Head(settings.model, backbone.mid_channels, backbone.groups, shots, text, default_scales(side))
+        scales = default_scales(side_at_stride_8(settings.pixels.size))  # the field's: 60/30/15/8 at 473 px, of VGG's side 30 as well
+        self.head = Head(settings.model, backbone.mid_channels, backbone.groups, shots, text, scales)
+        self.supervised = tuple(output for output in self.outputs if self.head.wants(output))
 
     def freeze(self, backbone: Backbone, batch: EpisodeBatch, training: bool = False) -> EpisodeInputs:
         """The part that no gradient reaches."""
         own = batch.base_index if training else None
-        maps = batch.query, batch.support
-        return freeze_episode(backbone, self.model_settings, *maps, batch.support_mask, batch.text, batch.base_logits, own)
+        maps, scales = (batch.query, batch.support), self.head.decode.scales
+        return freeze_episode(backbone, self.model_settings, *maps, batch.support_mask, batch.text, batch.base_logits, scales, own)
 
     def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
         """{"meta": ..., "ensemble": ...}, [B, 2, H, W] each."""
         out = self.head(self.freeze(backbone, batch))
         return {"meta": out.meta, "ensemble": out.ensemble}
 
-    def losses(self, backbone: Backbone, batch: EpisodeBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def divisors(self, query_mask: Tensor, support_mask: Tensor) -> Divisors:
+        """Of a batch's masks: [B, S, S], [B, K, S, S]."""
+        return divisors_of(query_mask, support_mask, self.side)
+
+    def losses(
+        self, backbone: Backbone, batch: EpisodeBatch, divisors: Divisors | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Eq. 15, its parts, and the outputs."""
-        out = self.head(self.freeze(backbone, batch, training=True), with_triplet=True)
-        parts = self.head.losses(out, batch.query_mask.long())
+        out = self.head(self.freeze(backbone, batch, training=True), with_triplet=True, divisors=divisors)
+        parts = self.head.losses(out, batch.query_mask.long(), divisors)
         return self.head.objective(parts), parts, {"meta": out.meta, "ensemble": out.ensemble}

@@ -5,8 +5,24 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from symnet.model.resize import resize, resize_mask
+
 EPS = 1e-5  # added to each norm
 PAIRS = 4  # pairs handled together on a CPU
+
+
+def hyper_correlations(query: list[Tensor], support: list[Tensor], mask: Tensor, side: int) -> Tensor:
+    """`correlation_maps` of block maps that may differ in side (VGG's do), each at its own, then resized to `side` H. [B, N, H, H].
+
+    query, support: as `correlation_maps`; mask [B, K, S, S] in {0, 1} at the image's side.
+    """
+    own_sides = [q.shape[-1] for q in query]
+    found: dict[int, Tensor] = {}
+    for own in sorted(set(own_sides)):
+        chosen = [i for i, other in enumerate(own_sides) if other == own]
+        maps = correlation_maps([query[i] for i in chosen], [support[i] for i in chosen], resize_mask(mask, own))
+        found |= dict(zip(chosen, resize(maps, side).unbind(1), strict=True))
+    return torch.stack([found[i] for i in range(len(query))], 1)
 
 
 def correlation_maps(query: list[Tensor], support: list[Tensor], mask: Tensor, budget: int = 1 << 24) -> Tensor:

@@ -1,5 +1,6 @@
 """FEM, the feature enrichment decoder (PFENet): four scales, fine to coarse, each fed by the finer one."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -30,13 +31,14 @@ class Decoder(nn.Module):
         self.refine_joined = _two_convolutions(channels)
         self.classify = _classifier(channels)
 
-    def forward(self, query: Tensor, prototype: Tensor, hyper: Tensor | None, prior: Tensor) -> Decoded:
-        """query [B, C, H, W], prototype [B, C], hyper [B, N', H, W] or None, prior [B, 1, H, W]."""
+    def forward(self, query: Tensor, prototype: Tensor, hyper: Tensor | None, priors: Sequence[Tensor]) -> Decoded:
+        """query [B, C, H, W], prototype [B, C], hyper [B, N', H, W] or None, priors: one [B, 1, s, s], or one a scale."""
         size, channels = query.shape[-1], query.shape[1]
         spread: list[Tensor] = []
         inner: list[Tensor] = []
         for position, (scale, merge) in enumerate(zip(self.scales, self.merge, strict=True)):
             maps = [query if scale == size else F.adaptive_avg_pool2d(query, scale)]
+            prior = priors[position] if len(priors) > 1 else priors[0]
             maps += [resize(x, scale) for x in (hyper, prior) if x is not None]
             # the prototype is the same everywhere: its share of the 1x1 convolution is a bias
             weight = cast(Tensor, merge.weight)

@@ -10,8 +10,10 @@ from symnet.config import ModelSettings
 from symnet.model.base import Ensemble
 from symnet.model.correlation import Fusion
 from symnet.model.decoder import Decoder
+from symnet.model.divisors import Divisors
 from symnet.model.episode import EpisodeInputs
 from symnet.model.prototypes import Alignment, Regions, query_regions, support_prototype
+from symnet.model.resize import resize
 from symnet.model.segmentation import cross_entropy
 from symnet.model.shots import ShotWeights, mean_weights
 from symnet.model.triplet import co_triplet
@@ -54,13 +56,14 @@ class Head(nn.Module):
         self.decode = Decoder(channels, settings.hyper_channels if settings.tdc else 0, scales)
         self.ensemble = Ensemble()
 
-    def forward(self, episode: EpisodeInputs, with_triplet: bool = False) -> HeadOutput:
-        """Segment the queries of an episode batch."""
+    def forward(self, episode: EpisodeInputs, with_triplet: bool = False, divisors: Divisors | None = None) -> HeadOutput:
+        """Segment the queries of an episode batch. divisors: for the triplet loss, of the batch that this is a part of."""
         batch, shots = episode.psi.shape
         query = self.reduce_query(episode.query_mid)  # [B, C, H, W]
         support = self.reduce_support(episode.support_mid.flatten(0, 1))  # [BK, C, H, W]
         weights = self.weigh(episode.psi) if hasattr(self, "weigh") else mean_weights(episode.psi)  # [B, K]
-        prior = (weights[:, :, None, None] * episode.prior).sum(1, keepdim=True)  # [B, 1, H, W]
+        priors = [(weights[:, :, None, None] * prior).sum(1, keepdim=True) for prior in episode.priors]  # [B, 1, s, s]
+        prior = resize(priors[0], query.shape[-1])  # [B, 1, H, W], the finest
 
         prototypes = self._support_prototypes(support, episode).unflatten(0, (batch, shots))  # [B, K, C]
         support_mean = (weights.unsqueeze(2) * prototypes).sum(1)  # [B, C]
@@ -70,12 +73,12 @@ class Head(nn.Module):
         hybrid = support_mean if augmented is None else s.alpha * augmented + s.beta * support_mean  # eq. 9
 
         hyper = None if episode.correlations is None else self.fuse(episode.correlations)
-        decoded = self.decode(query, hybrid, hyper, prior)
+        decoded = self.decode(query, hybrid, hyper, priors)
         psi = (weights * episode.psi).sum(1)  # [B]
         triplet = None
         if with_triplet and augmented is not None and s.triplet:
             features = support.unflatten(0, (batch, shots))
-            triplet = co_triplet(augmented, regions, support_mean, features, episode.foreground, s.margin, s.triplet_distance)
+            triplet = co_triplet(augmented, regions, support_mean, features, episode.foreground, s.margin, s.triplet_distance, divisors)
         ensemble = self.ensemble(decoded.meta, psi, episode.base)
         return HeadOutput(ensemble, decoded.meta, decoded.inner, prior, hyper, prototypes, augmented, weights, triplet)
 
@@ -99,12 +102,16 @@ class Head(nn.Module):
         """K of an episode batch."""
         return episode.psi.shape[1]
 
-    def losses(self, output: HeadOutput, query_mask: Tensor) -> dict[str, Tensor]:
-        """The parts, scalars: ensemble, meta, inner, and triplet where it is on. query_mask [B, S, S] int64 in {0, 1, 255}."""
+    def losses(self, output: HeadOutput, query_mask: Tensor, divisors: Divisors | None = None) -> dict[str, Tensor]:
+        """The parts, scalars: ensemble, meta, inner, and triplet where it is on. query_mask [B, S, S] int64 in {0, 1, 255}.
+
+        divisors: of the batch that this is a part of, as they were given to `forward`.
+        """
+        pixels = None if divisors is None else divisors.pixels
         parts = {
-            "ensemble": cross_entropy(output.ensemble, query_mask),
-            "meta": cross_entropy(output.meta, query_mask),
-            "inner": torch.stack([cross_entropy(logits, query_mask) for logits in output.inner]).mean(),
+            "ensemble": cross_entropy(output.ensemble, query_mask, pixels),
+            "meta": cross_entropy(output.meta, query_mask, pixels),
+            "inner": torch.stack([cross_entropy(logits, query_mask, pixels) for logits in output.inner]).mean(),
         }
         if output.triplet is not None:
             parts["triplet"] = output.triplet
@@ -115,9 +122,13 @@ class Head(nn.Module):
 
         `released` has it by default, and adds the frozen base learner's constant.
         """
+        return torch.stack([value for name, value in parts.items() if self.wants(name)]).sum()
+
+    def wants(self, part: str) -> bool:
+        """Whether the objective holds a part."""
         released = self.variant == "released"
         wanted = {"meta": released if self.settings.meta_loss is None else self.settings.meta_loss, "base": released}
-        return torch.stack([value for name, value in parts.items() if wanted.get(name, True)]).sum()
+        return wanted.get(part, True)
 
 
 def weighs_shots(settings: ModelSettings) -> bool:

@@ -1,9 +1,13 @@
 """Prior masks: where the query resembles the support, from high-level features, without parameters."""
 
 import functools
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from symnet.model.resize import resize
 
 WINDOWS = ((5, 5), (7, 1), (1, 7))
 EPS = 1e-7
@@ -44,6 +48,35 @@ def pfenet_prior(query: Tensor, support: Tensor, mask: Tensor, budget: int = 1 <
         cosine = supports[:, :, piece] @ queries / (support_norm[:, :, piece] * query_norm + EPS)  # [B, K, step, HW]
         best = torch.maximum(best, cosine.amax(2))
     return min_max(best.view(batch, shots, height, width))
+
+
+def hpm(query: Tensor, support: Tensor, mask: Tensor, scales: Sequence[int]) -> tuple[Tensor, ...]:
+    """MIANet's hierarchical prior: one a scale, fine to coarse, each [B, K, s, s] in [0, 1].
+
+    Arguments as `spm`; scales: the decoder's sides. At each scale the score of a query position is the mean cosine over all support
+    positions (masked-out ones count 0), min-max normalised; the query, times its prior, is then pooled to the next scale, while support
+    and mask are resized (the mask from scale to scale). No clamp and no max, so the mean commutes with the product here as well. Where the
+    first scale is finer than the features (VGG: 60 over 30), both sides are resized to it, and the next starts from the query as it was.
+    K shots: each support has its own hierarchy (MIANet itself uses the first support only).
+    """
+    batch, shots, side = *mask.shape[:2], query.shape[-1]
+    own = query.unsqueeze(1).expand(-1, shots, -1, -1, -1).flatten(0, 1)  # [BK, C, H, W]: each support weights the query by its own prior
+    original, at = support.flatten(0, 1), mask.flatten(0, 1).unsqueeze(1)  # [BK, C, H, W], [BK, 1, H, W]
+    q, priors = own, []
+    for place, scale in enumerate(scales):
+        finer = scale > side
+        if place:
+            q = F.adaptive_avg_pool2d(q, scale)
+        elif finer:
+            q = resize(own, scale)
+        at = resize(at, scale)
+        s = (resize(original, scale) * at).flatten(2)  # [BK, C, P]
+        mean = (s / (s.norm(dim=1, keepdim=True) + EPS)).mean(2)  # [BK, C]
+        score = torch.einsum("bchw,bc->bhw", q, mean) / (q.norm(dim=1) + EPS)
+        prior = min_max(score)  # [BK, s, s]
+        priors.append(prior.unflatten(0, (batch, shots)))
+        q = own if finer else q * prior.unsqueeze(1)
+    return tuple(priors)
 
 
 def min_max(score: Tensor) -> Tensor:

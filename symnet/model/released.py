@@ -39,48 +39,75 @@ _RENAME = (
     ("cls_merge.", "head.ensemble.with_base."),
 )
 
+# Entries from which the model's widths are read, with the number of their axes.
+_READ = {
+    "learner_base.1.4.weight": 4,
+    "learner_base.1.0.weight": 4,
+    "CrossAttention.w_q.weight": 2,
+    "hyper_final.merge2.3.weight": 4,
+    "cls.0.weight": 4,
+}
+
+
+def plain_names(state: Mapping[str, object]) -> dict[str, Tensor]:
+    """The entries without the `module.` of a parallel wrapper, as tensors."""
+    return {name.removeprefix("module."): torch.as_tensor(value) for name, value in state.items()}
+
+
+def backbone_of(state: Mapping[str, Tensor]) -> str:
+    """Name of the backbone whose entries `layer0.` to `layer4.` are. Raises `ValueError` where there are none."""
+    stem = state.get("layer0.0.weight")
+    if stem is None or stem.dim() != 4:
+        raise ValueError("no entry 'layer0.0.weight' of a convolution: not a state dict of this family")
+    if "layer0.0.bias" in state:
+        return "vgg16_bn"
+    depth = "resnet101" if any(name.startswith("layer3.22.") for name in state) else "resnet50"
+    return f"{depth}_tv" if stem.shape[-1] == 7 else depth
+
 
 def our_name(released: str) -> str:
     """Our parameter name for a released one; a name without a counterpart comes back as it is, and is then refused as foreign."""
-    return _renamed(released, _RENAME)
+    return renamed(released, _RENAME)
 
 
 def released_name(ours: str) -> str:
     """The released name of one of our parameters: the inverse of `our_name`."""
-    return _renamed(ours, tuple((b, a) for a, b in _RENAME))
+    return renamed(ours, tuple((b, a) for a, b in _RENAME))
 
 
-def _renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+def renamed(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    """`name` with its beginning replaced by the first line of `table` (old, new; {} is a number) that fits, else as it is."""
     for old, new in table:
-        renamed, found = re.subn("^" + re.escape(old).replace(r"\{\}", r"(\d+)"), new.replace("{}", r"\1"), name)
+        changed, found = re.subn("^" + re.escape(old).replace(r"\{\}", r"(\d+)"), new.replace("{}", r"\1"), name)
         if found:
-            return renamed
+            return changed
     return name
 
 
 def from_released(state: Mapping[str, object], shot: int, image_size: int, scales: tuple[int, ...] | None) -> SymNet:
     """See `SymNet.from_released`."""
-    tensors = {name.removeprefix("module."): torch.as_tensor(value) for name, value in state.items()}
-    for name, axes in (("learner_base.1.4.weight", 4), ("CrossAttention.w_q.weight", 2), ("cls.0.weight", 4)):
+    tensors = plain_names(state)
+    for name, axes in _READ.items():
         if name not in tensors:
             raise ValueError(f"no entry '{name}': not a state dict of the released Sym-Net")
         if tensors[name].dim() != axes:
             raise ValueError(f"entry '{name}' has shape {tuple(tensors[name].shape)}, expected {axes} axes")
     channels = tensors["cls.0.weight"].shape[0]
     model = SymNet(
-        ModelSettings(variant="released", channels=channels),
-        backbone="resnet50",
+        ModelSettings(variant="released", channels=channels, hyper_channels=tensors["hyper_final.merge2.3.weight"].shape[0]),
+        backbone=backbone_of(tensors),
         base_classes=tensors["learner_base.1.4.weight"].shape[0] - 1,
+        base_width=tensors["learner_base.1.0.weight"].shape[0],
         shot=shot,
         text=tensors["CrossAttention.w_q.weight"].shape[1] - channels,
         image_size=image_size,
         scales=scales,
     )
-    renamed: dict[str, Tensor] = {}
+    ours_to_values: dict[str, Tensor] = {}
     for name, value in tensors.items():
         ours = our_name(name)
         if ours.startswith("head.weigh.") and value.dim() == 4:
             value = value.flatten(1)  # their 1x1 convolution over shots is our linear layer
-        renamed[ours] = value
-    load_exactly(model, renamed, released_name)
+        ours_to_values[ours] = value
+    load_exactly(model, ours_to_values, released_name)
     return model.float().eval()

@@ -14,7 +14,7 @@ from symnet.model.decoder import default_scales
 from symnet.model.episode import EpisodeInputs, freeze_episode
 from symnet.model.head import Head, HeadOutput
 from symnet.model.resize import resize
-from symnet.model.segmentation import cross_entropy
+from symnet.model.segmentation import IGNORE, cross_entropy
 
 
 class Correlations(NamedTuple):
@@ -27,7 +27,7 @@ class Correlations(NamedTuple):
 
 @dataclass(frozen=True)
 class Output:
-    """Maps at the input's side S (`final`, `meta`, `base`), the rest at the features' side H."""
+    """Maps at the input's side S (`final`, `meta`, `base`), the rest at the features' side H, the backbone's `side(S)`."""
 
     final: Tensor  # [B, 2, S, S]
     meta: Tensor  # [B, 2, S, S]
@@ -43,7 +43,8 @@ class Output:
 class SymNet(nn.Module):
     """Sym-Net whole: frozen backbone and base learner, trainable head.
 
-    `image_size` S = 8n+1; `scales` of the decoder default to 60/30/15/8 at 473, 81/40/20/10 at 641, else halves rounded up.
+    `image_size` S = 8n+1; `scales` of the decoder default to 60/30/15/8 at 473, 81/40/20/10 at 641, else halves rounded up: those of
+    stride 8 with every backbone, so that of VGG's features (30 at 473) the first scale up-samples.
     Memory of a forward beside the weights is dominated by the block maps: (1 + K) B x 14336 H^2 numbers with ResNet-50
     (206 MB an image at 473 px in float32); nothing of size H^2 x H^2 is ever held whole.
     """
@@ -54,6 +55,7 @@ class SymNet(nn.Module):
         *,
         backbone: str = "resnet50",
         base_classes: int = 15,
+        base_width: int = 512,
         shot: int = 1,
         text: int = 300,
         image_size: int = 473,
@@ -65,9 +67,9 @@ class SymNet(nn.Module):
         if shot < 1:
             raise ValueError(f"shot: found {shot}, allowed: 1 and more")
         self.settings = settings or ModelSettings()
-        self.image_size, self.shot, self.text = image_size, shot, text
+        self.image_size, self.shot, self.text, self.base_classes = image_size, shot, text, base_classes
         self.backbone = build_backbone(backbone).eval().requires_grad_(False)
-        self.base = PSPHead(self.backbone.high_channels, base_classes + 1).eval().requires_grad_(False)
+        self.base = PSPHead(self.backbone.high_channels, base_classes + 1, base_width).eval().requires_grad_(False)
         scales = scales or default_scales(side(image_size))
         if len(scales) != 4 or scales[0] != side(image_size):
             raise ValueError(f"scales: found {scales}, allowed: 4 sides, the first {side(image_size)} (of {image_size} px at stride 8)")
@@ -115,6 +117,8 @@ class SymNet(nn.Module):
         batch, s = query.shape[0], self.image_size
         _check_shapes(query_mask=(query_mask, (batch, s, s)), base_mask=(base_mask, (batch, s, s)), base_index=(base_index, (batch,)))
         _check_values("query_mask", query_mask)
+        _check_range("base_mask", base_mask, self.base_classes, but=IGNORE)
+        _check_range("base_index", base_index, self.base_classes - 1)
         inputs = self.freeze(query, support, support_mask, text, base_index)
         parts = self.head.losses(self.head(inputs, with_triplet=True), query_mask.long())
         return parts | {"base": cross_entropy(inputs.base_logits, base_mask.long())}
@@ -127,7 +131,8 @@ class SymNet(nn.Module):
         maps = self.backbone(torch.cat([query, support.flatten(0, 1)]))
         queries, supports = [m[:batch] for m in maps], [m[batch:].unflatten(0, (batch, shots)) for m in maps]
         logits = self.base(self.backbone.levels(queries).high)
-        return freeze_episode(self.backbone, self.settings, queries, supports, support_mask, text, logits, base_index)
+        scales = self.head.decode.scales
+        return freeze_episode(self.backbone, self.settings, queries, supports, support_mask, text, logits, scales, base_index)
 
     def _at_full_size(self, inputs: EpisodeInputs, out: HeadOutput) -> Output:
         final, meta, base = (resize(x, self.image_size) for x in (out.ensemble, out.meta, inputs.base_logits))
@@ -160,3 +165,14 @@ def _check_values(name: str, mask: Tensor) -> None:
     wrong = (mask != 0) & (mask != 1) & (mask != 255)
     if wrong.any():
         raise ValueError(f"{name}: found value {mask[wrong][0].item()}, allowed: 0, 1, 255")
+
+
+def _check_range(name: str, values: Tensor, last: int, but: int | None = None) -> None:
+    """Refuse anything outside 0..last; on a GPU left out, as above."""
+    if values.device.type != "cpu":
+        return
+    wrong = (values < 0) | (values > last)
+    if but is not None:
+        wrong &= values != but
+    if wrong.any():
+        raise ValueError(f"{name}: found value {values[wrong][0].item()}, allowed: 0 to {last}{'' if but is None else f', {but}'}")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from symnet.model.divisors import Divisors, usable
 from symnet.model.prototypes import Regions, masked_mean
 
 
@@ -22,6 +23,7 @@ def co_triplet(
     foreground: Tensor,
     margin: float = 0.5,
     metric: Literal["normalised", "printed"] = "normalised",
+    divisors: Divisors | None = None,
 ) -> Tensor:
     """The co-optimised hard triplet loss (eq. 12), a scalar.
 
@@ -29,14 +31,14 @@ def co_triplet(
     support [B, C]: the augmented support prototype, anchor over `features` [B, K, C, H, W] with `foreground` bool [B, K, H, W]
     (positive: the farthest foreground position, negative: the mean background vector; 255 counts as background). Images without
     foreground or without background are left out of the divisor; mean over shots.
-    `normalised`: between L2-normalised vectors. `printed`: eq. 12 as it stands.
+    `normalised`: between L2-normalised vectors. `printed`: eq. 12 as it stands. divisors: of the batch that this is a part of.
     """
 
     def unit(x: Tensor, dim: int = -1) -> Tensor:
         return F.normalize(x, dim=dim) if metric == "normalised" else x
 
     anchor = unit(query)
-    query_loss = F.relu(distance(anchor, unit(regions.hard)) + margin - distance(anchor, unit(regions.background))).mean()
+    query_terms = F.relu(distance(anchor, unit(regions.hard)) + margin - distance(anchor, unit(regions.background)))  # [B]
 
     batch, shots = foreground.shape[:2]
     inside = foreground.flatten(2).flatten(0, 1)  # [BK, P]
@@ -44,7 +46,7 @@ def co_triplet(
     anchors = unit(support).repeat_interleave(shots, 0)  # [BK, C]
     farthest = distance(anchors.unsqueeze(1), positions.transpose(1, 2)).masked_fill(~inside, -1.0).amax(1)  # [BK]
     negative = distance(anchors, masked_mean(positions, (~inside).float()))  # [BK]
-    usable = (inside.any(1) & ~inside.all(1)).view(batch, shots)
-    each = F.relu(farthest + margin - negative).view(batch, shots)
-    per_shot = torch.where(usable, each, 0.0).sum(0) / usable.sum(0).clamp(min=1)
-    return query_loss + per_shot.mean()
+    used = usable(foreground)  # [B, K]
+    support_terms = torch.where(used, F.relu(farthest + margin - negative).view(batch, shots), 0.0)
+    episodes, supports = (batch, used.sum(0)) if divisors is None else (divisors.episodes, divisors.usable)
+    return query_terms.sum() / episodes + (support_terms.sum(0) / supports.clamp(min=1)).mean()

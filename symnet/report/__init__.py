@@ -16,6 +16,7 @@ from symnet.metrics import fb_iou, mean_iou
 
 SCORINGS = ("padded", "original")
 KEYS = ("variant", "protocol", "protocol_stamp", "classes", "outputs", "left_out", "episodes")  # of a metric file, beside the cell
+PUBLISHED = Path(__file__).with_name("ablations.csv")  # Tables 3 to 6 of the paper
 SHOWN = 8  # problems told in one message
 
 

@@ -1,4 +1,4 @@
-"""Tables: main.csv and main.tex, scorings.csv, per_class.csv, and plain text for a terminal.
+"""Tables: main.csv and main.tex, scorings.csv, per_class.csv, groups.csv, the experiment's own tables, and plain text for a terminal.
 
 Per seed the folds are averaged first; `mean` and `std` are over seeds, `std` being the sample's (n - 1), 0 for one seed. Everything
 is in percent, rounded to two decimals when printed and not before.
@@ -6,28 +6,37 @@ is in percent, rounded to two decimals when printed and not before.
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from symnet.artifacts import Provenance, file_digest, write_json, write_text
 from symnet.cells import Cell
 from symnet.errors import UserError
+from symnet.experiment import AblationTable
 from symnet.metrics import class_iou, fb_iou, mean_iou
 from symnet.report import SCORINGS, Round, read_rounds, refuse
+from symnet.report.ablation import ablation_latex, ablation_table
+from symnet.report.latex import caption, footnotes, latex
 
 STAGE = "tables"
 ROW = ["dataset", "method", "backbone", "variant", "protocol", "shot"]  # what tells one row from another
 ORDER = ["dataset", "shot", "method", "backbone"]  # of rows, data sets as the cells have them
 
 
-def make_tables(cells: Sequence[Cell], seeds: Sequence[int], root: Path, out: Path) -> None:
+def make_tables(
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    root: Path,
+    out: Path,
+    tables: Mapping[str, AblationTable] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Write the tables of `cells`, each tested with every one of `seeds`, from the metric files under `root` into `out`.
 
+    `tables` are those that the experiment defines, NAME.csv and NAME.tex; `groups` are named groups of classes, of groups.csv.
     `out`/tables.json tells the sha256 of each table and of the metric files it is made from. Raises `UserError` with the list of
     what is missing, there twice, mixed or broken; nothing is written then.
     """
@@ -37,10 +46,14 @@ def make_tables(cells: Sequence[Cell], seeds: Sequence[int], root: Path, out: Pa
     main = _averaged(scores[scores["main"]], ROW, [])
     texts = {
         "main.csv": _csv(main),
-        "main.tex": latex(main, rounds),
+        "main.tex": main_latex(main, rounds),
         "scorings.csv": _csv(_averaged(scores, [*ROW, "scoring"], ["fb_iou"])),
         "per_class.csv": _csv(_per_class(classes)),
+        "groups.csv": _csv(_grouped(classes, groups or {})),
     }
+    for name, table in (tables or {}).items():
+        made = ablation_table(main, table)
+        texts |= {f"{name}.csv": _csv(made), f"{name}.tex": ablation_latex(made, table, rounds)}
     for name, text in texts.items():
         write_text(out / name, text)
     inputs = {one.path.relative_to(root).as_posix(): file_digest(one.path) for one in rounds}
@@ -87,96 +100,28 @@ def _per_class(classes: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values([*ORDER, "fold", "place", "class", "scoring"], ignore_index=True).drop(columns="place")
 
 
+def _grouped(classes: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Mean IoU over the classes of a group that had episodes, whatever their fold: mean and std over seeds, by row and scoring."""
+    keys = [*ROW, "group", "scoring"]
+    parts = [classes[classes["class"].isin(members)].assign(group=name) for name, members in groups.items()]
+    if not parts:
+        return pd.DataFrame(columns=[*keys, "classes", "iou", "std", "seeds"])
+    whole = pd.concat(parts)
+    by_seed = whole.groupby([*keys, "seed"], observed=True)["iou"].mean().groupby(keys, observed=True)
+    counted = whole.groupby(keys, observed=True)["class"].nunique()
+    table = pd.DataFrame({"classes": counted, "iou": by_seed.mean(), "std": by_seed.std(ddof=1).fillna(0.0), "seeds": by_seed.size()})
+    return table.reset_index().sort_values([*ORDER, "group", "scoring"], ignore_index=True)
+
+
 def _csv(table: pd.DataFrame) -> str:
     return table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
 
 
-def latex(main: pd.DataFrame, rounds: Sequence[Round]) -> str:
+def main_latex(main: pd.DataFrame, rounds: Sequence[Round]) -> str:
     """The main table for a paper (needs booktabs). Within a data set and shot, each column's best is bold, its second underlined."""
-    numbers = [name for name in main.columns if name.startswith("fold")] + ["mean", "std"]
-    shown = main[["dataset", "shot", "method", "backbone", "variant", *numbers]].astype({"dataset": str, "shot": str})
-    group = main.groupby(["dataset", "shot"]).ngroup()
-    shown.loc[group.duplicated(), ["dataset", "shot"]] = ""
-    titles = {"dataset": "Data set", "std": "Std"} | {name: name.replace("fold", "Fold-").capitalize() for name in numbers}
-    marks = pd.DataFrame("", shown.index, shown.columns)
-    for name in numbers[:-1]:
-        marks[name] = main[name].round(2).groupby(group, group_keys=False).apply(_marks)
-    style = shown.rename(columns=lambda name: titles.get(name, name.capitalize())).style.hide(axis="index")
-    style = style.format(precision=2, na_rep="--", escape="latex")
-    style = style.apply(lambda frame: marks.set_axis(frame.columns, axis=1), axis=None)
-    columns = "lllll" + "r" * len(numbers)
-    text = style.to_latex(hrules=True, position="t", position_float="centering", column_format=columns, caption=_caption(rounds))
-    lines = text.splitlines()
-    first = lines.index(r"\midrule") + 1
-    for row in reversed(group.index[~group.duplicated()][1:]):
-        lines.insert(first + row, r"\midrule")
-    end = lines.index(r"\end{tabular}") + 1
-    lines[end:end] = _footnotes(rounds)
-    return "% \\usepackage{booktabs}\n" + "\n".join(lines) + "\n"
-
-
-def _marks(column: "pd.Series[float]") -> "pd.Series[str]":
-    """The best of a column bold, the second underlined, by the two decimals that are printed."""
-    values = sorted(set(column.dropna()), reverse=True)[:2]
-    marks = dict(zip(values, ("textbf:--rwrap;", "underline:--rwrap;"), strict=False))
-    return pd.Series([marks.get(value, "") for value in column], column.index)
-
-
-def _caption(rounds: Sequence[Round]) -> str:
-    """What was measured, the protocol of each data set in words, the number of seeds."""
-    seeds = len({one.seed for one in rounds})
-    spread = f"mean over folds, then mean and sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    protocols: dict[tuple[str, str], list[str]] = {}
-    for one in rounds:
-        names = protocols.setdefault((one.payload["protocol_stamp"], protocol_in_words(one.payload["protocol"])), [])
-        names += [one.cell.dataset] * (one.cell.dataset not in names)
-    told = " ".join(f"{', '.join(names)}: protocol {stamp}: {words}." for (stamp, words), names in protocols.items())
-    return escape(f"Few-shot segmentation, mIoU in percent; {spread}. {told}")
-
-
-def protocol_in_words(protocol: Mapping[str, Any]) -> str:
-    """A protocol block as a caption tells it."""
-    words = {
-        "drop": "training images with novel pixels left out",
-        "background": "novel pixels of training images painted background",
-        "image": "queries in turn through the test list",
-        "balanced": "query classes drawn uniformly",
-        "padded": "scored at the padded square",
-        "original": "scored at original size",
-    }
-    crowd = {"ignore": "crowds ignored", "drop": "crowds left out"}[protocol["crowd"]]
-    size = protocol.get("image_size")
-    parts = [words[protocol["novel_in_train"]], f"a class counts from {protocol['min_pixels']} pixels", crowd]
-    parts += [f"{protocol['episodes']} episodes a seed", words[protocol["sampling"]], words[protocol["scoring"]]]
-    return ", ".join(parts) + (
-        f" of side {size}" if size and protocol["scoring"] == "padded" else f", input of side {size}" if size else ""
-    )
-
-
-def _footnotes(rounds: Sequence[Round]) -> list[str]:
-    """Classes left out, with the reason, and those that had no episode in some round."""
-    notes: dict[str, None] = {}
-    for one in rounds:
-        where = f"{one.cell.dataset}, fold {one.cell.fold}, {one.cell.shot}-shot"
-        for name, reason in one.payload["left_out"].items():
-            notes[f"{where}: {name} ({reason})"] = None
-        seen = {name for scored in one.outputs().values() for name in scored[SCORINGS[0]]}
-        for name in one.payload["classes"]:
-            if name not in seen and name not in one.payload["left_out"]:
-                notes[f"{where}, seed {one.seed}: {name} (no episode drawn)"] = None
-    return [r"\par\smallskip\footnotesize", escape(f"Left out: {'; '.join(notes)}.")] if notes else []
-
-
-def escape(text: str) -> str:
-    """`text` with what LaTeX would take as a command spelt out."""
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-    }
-    return re.sub(r"[\\~^<>&%$#_{}]", lambda found: special.get(found[0], f"\\{found[0]}"), text)
+    shown = main.drop(columns=["protocol", "seeds"]).astype({"dataset": str, "shot": str})
+    shown = shown[["dataset", "shot", *[name for name in shown.columns if name not in ("dataset", "shot")]]]
+    return latex(shown, ["dataset", "shot"], caption("Few-shot segmentation, mIoU in percent", rounds), footnotes(rounds))
 
 
 def format_table(path: Path) -> str:

@@ -105,7 +105,7 @@ def test_a_second_run_touches_nothing(voc: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make_folds(voc_settings(), voc, out)
     before = snapshot(out)
-    assert set(before) == {"index.csv", "skipped.csv", *(f"fold{i}/{s}.csv" for i in (0, 1) for s in ("train", "test"))}
+    assert set(before) == {"index.csv", "skipped.csv", "train.csv", *(f"fold{i}/{s}.csv" for i in (0, 1) for s in ("train", "test"))}
     make_folds(voc_settings(), voc, out)
     assert not refresh_folds(voc_settings(), voc, out)
     for path in (voc / "voc").rglob("*"):
@@ -190,6 +190,11 @@ def pascal(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_the_united_train_list_is_the_published_one(shared: Path, pascal: tuple[Path, Index]) -> None:
     listed = (shared / "data" / "lists" / "pascal" / "train_merged.txt").read_text().split()
     assert [row.image for row in pascal[1].rows if row.split == "train"] == listed
+    whole = read_fold_list(pascal[0] / "train.csv")
+    assert [row.image for row in whole.rows] == listed
+    for fold in range(4):  # a fold's own list is part of it, with the same classes in the same images
+        own = {row.image: row.classes for row in read_fold_list(pascal[0] / f"fold{fold}" / "train.csv").rows}
+        assert own == {row.image: row.classes for row in whole.rows if row.image in own}
 
 
 @pytest.mark.parametrize("fold", range(4))

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from symnet.config import ModelSettings
 from symnet.model.base import Ensemble, base_foreground
-from symnet.model.correlation import Fusion, correlation_maps
+from symnet.model.correlation import Fusion, correlation_maps, hyper_correlations
 from symnet.model.decoder import Decoder
 from symnet.model.episode import EpisodeInputs
 from symnet.model.head import Head
-from symnet.model.prior import min_max, pfenet_prior, spm
+from symnet.model.prior import hpm, min_max, pfenet_prior, spm
 from symnet.model.prototypes import Alignment, Regions, query_regions, region_weights, support_prototype
 from symnet.model.segmentation import cross_entropy
 from symnet.model.shots import ShotWeights, dissimilarity, mean_weights
@@ -116,6 +116,54 @@ def test_priors_lie_in_0_to_1(seed: int, scale: float, kind: str) -> None:
         assert prior.max() <= 1
     if kind == "empty":
         assert spm(query, support, mask).eq(0).all()
+
+
+def twin_hpm(query: Array, support: Array, mask: Array, scales: tuple[int, ...]) -> list[Array]:
+    """MIANet's hierarchy of one support, step by step."""
+
+    def resized(x: Array, size: int) -> Array:
+        return F.interpolate(torch.from_numpy(x)[None], (size, size), mode="bilinear", align_corners=True)[0].numpy()
+
+    q, m, priors = query, mask[None], []
+    for place, scale in enumerate(scales):
+        if scale > query.shape[-1]:
+            q = resized(query, scale)
+        elif place:
+            q = F.adaptive_avg_pool2d(torch.from_numpy(q), scale).numpy()
+        m = resized(m, scale)
+        support_positions = positions(resized(support, scale) * m)
+        score = [np.mean([cosine(a, b) for b in support_positions]) for a in positions(q)]
+        priors.append(twin_norm(np.array(score)).reshape(scale, scale))
+        q = query if scale > query.shape[-1] else q * priors[-1]
+    return priors
+
+
+@pytest.mark.parametrize("scales", [(6, 3, 2, 1), (9, 6, 3, 2)], ids=["own side", "finer first, as VGG"])
+def test_hpm(scales: tuple[int, ...]) -> None:
+    query, support, mask = randn(2, 5, 6, 6), randn(2, 2, 5, 6, 6, seed=1), mask_of(2, 2, 6, 6)
+    ours = hpm(query, support, mask, scales)
+    assert [tuple(prior.shape) for prior in ours] == [(2, 2, s, s) for s in scales]
+    for b in range(2):
+        for k in range(2):
+            twins = twin_hpm(query[b].numpy(), support[b, k].numpy(), mask[b, k].numpy(), scales)
+            for prior, twin in zip(ours, twins, strict=True):
+                close(prior[b, k], twin, 1e-5)
+
+
+def test_each_scale_reads_its_own_prior() -> None:
+    """HPM gives the decoder a prior a scale; APA's thresholds read the finest, at the features' side."""
+    head, episode = head_of(), episode_of()
+    finer = F.interpolate(episode.priors[0], (11, 11), mode="bilinear", align_corners=True)  # 11 and 6: corners and every second coincide
+    priors = (finer, *(rand(2, 2, s, s, seed=s) for s in (3, 2, 1)))
+    given: list[Tensor] = []
+    hook = head.decode.register_forward_pre_hook(lambda _, args: given.extend(args[3]))
+    out = head(EpisodeInputs(**vars(episode) | {"priors": priors}))
+    hook.remove()
+    for prior, at in zip(given, priors, strict=True):
+        torch.testing.assert_close(prior, at.mean(1, keepdim=True))
+    torch.testing.assert_close(out.query_prototype, head(episode).query_prototype)
+    changed = EpisodeInputs(**vars(episode) | {"priors": (*priors[:3], priors[3] + 1)})
+    assert not torch.equal(head(changed).meta, out.meta)
 
 
 def test_a_constant_map_becomes_0() -> None:
@@ -310,6 +358,19 @@ def test_correlation_maps(budget: int) -> None:
             close(ours[b, n], twin_correlation(query[n][b].numpy(), support[n][b].numpy(), mask[b].numpy()))
 
 
+def test_block_maps_of_another_side_are_resized_after_the_correlation() -> None:
+    query = [randn(2, 3, 7, 7), randn(2, 4, 4, 4, seed=1), randn(2, 2, 7, 7, seed=2)]
+    support = [randn(2, 2, *q.shape[1:], seed=q.shape[1]) for q in query]
+    mask = (rand(2, 2, 25, 25) > 0.3).double()  # 25 = 4 * 6 + 1 = 8 * 3 + 1
+    ours = hyper_correlations(query, support, mask, 4)
+    for n, (q, s) in enumerate(zip(query, support, strict=True)):
+        step = 24 // (q.shape[-1] - 1)
+        at = mask[..., ::step, ::step].numpy()
+        twins = np.stack([twin_correlation(q[b].numpy(), s[b].numpy(), at[b]) for b in range(2)])
+        resized = F.interpolate(torch.from_numpy(twins)[:, None], (4, 4), mode="bilinear", align_corners=True)[:, 0]
+        close(ours[:, n], resized, 1e-6)
+
+
 def twin_conv(x: Array, layer: torch.nn.Conv2d) -> Array:
     weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
     _, height, width = x.shape
@@ -358,7 +419,7 @@ def test_decoder_tiles_the_prototype() -> None:
     torch.manual_seed(0)
     decoder = Decoder(8, 5, (9, 5, 3, 2)).double().eval()
     query, prototype, hyper, prior = randn(2, 8, 9, 9), randn(2, 8, seed=1), randn(2, 5, 9, 9, seed=2), rand(2, 1, 9, 9)
-    ours = decoder(query, prototype, hyper, prior)
+    ours = decoder(query, prototype, hyper, [prior])
 
     def resized(x: Tensor, size: int) -> Tensor:
         return F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
@@ -501,7 +562,7 @@ def episode_of(batch: int = 2, shots: int = 2, seed: int = 0) -> EpisodeInputs:
         support_mid=randn(batch, shots, 10, 6, 6, seed=seed + 2),
         mask=mask,
         foreground=mask > 0.5,
-        prior=rand(batch, shots, 6, 6, seed=seed + 3),
+        priors=(rand(batch, shots, 6, 6, seed=seed + 3),),
         correlations=rand(batch, 4, 6, 6, seed=seed + 4),
         psi=rand(batch, shots, seed=seed + 5),
         base_logits=randn(batch, 4, 6, 6, seed=seed + 6),
@@ -512,8 +573,8 @@ def episode_of(batch: int = 2, shots: int = 2, seed: int = 0) -> EpisodeInputs:
 
 def choose(episode: EpisodeInputs, shots: list[int], batch: list[int] | None = None) -> EpisodeInputs:
     """The same episodes with these shots."""
-    own = {name: getattr(episode, name)[:, shots] for name in ("support_mid", "mask", "foreground", "prior", "psi")}
-    return EpisodeInputs(**vars(episode) | own)
+    own = {name: getattr(episode, name)[:, shots] for name in ("support_mid", "mask", "foreground", "psi")}
+    return EpisodeInputs(**vars(episode) | own | {"priors": tuple(prior[:, shots] for prior in episode.priors)})
 
 
 def twin_reduce(x: Array, layer: torch.nn.Module) -> Array:
@@ -527,12 +588,12 @@ def test_head_joins_the_pieces_as_printed() -> None:
     given_to_decoder: list[Tensor] = []
     head.decode.register_forward_pre_hook(lambda _, args: given_to_decoder.extend(args))
     out = head(episode, with_triplet=True)
-    query, hybrid, _, prior = given_to_decoder
+    query, hybrid, _, (prior,) = given_to_decoder
     anchors, augmented_supports, means, supports = [], [], [[], []], []
     for b in range(2):
         reduced = twin_reduce(episode.query_mid[b].numpy(), head.reduce_query)
         close(query[b], reduced)
-        mean_prior = episode.prior[b].numpy().mean(0)
+        mean_prior = episode.priors[0][b].numpy().mean(0)
         close(prior[b, 0], mean_prior)
         regions = [twin_mean(reduced, chosen) for chosen in twin_regions(mean_prior)]
         text = episode.text[b].numpy()
@@ -591,7 +652,7 @@ def test_a_shot_given_twice_is_the_shot(seed: int, copies: int) -> None:
 def test_gradients_are_finite_with_empty_and_full_masks(seed: int, fill: float, metric: str) -> None:
     head, episode = head_of(triplet_distance=metric), episode_of(seed=seed)
     mask = episode.mask.index_fill(0, torch.tensor([0]), fill)
-    changed = {"mask": mask, "foreground": mask > 0.5, "prior": episode.prior.index_fill(0, torch.tensor([0]), fill)}
+    changed = {"mask": mask, "foreground": mask > 0.5, "priors": (episode.priors[0].index_fill(0, torch.tensor([0]), fill),)}
     out = head(EpisodeInputs(**vars(episode) | changed), with_triplet=True)
     parts = head.losses(out, labels(2, 9, 9).index_fill(0, torch.tensor([0]), 255))
     head.objective(parts).backward()

@@ -1,6 +1,5 @@
 """`variant: released` against golden outputs of the released model, with stand-in weights made from the entries' names."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -19,16 +18,6 @@ GRADIENTS = 1e-4
 
 
 pytestmark = pytest.mark.xdist_group("parity")  # each model computed once
-
-
-@pytest.fixture(scope="module")
-def reference(shared: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference_weights", shared / "reference" / "weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,7 @@ CASES = {
     "support only": ({"text": False, "query_prototype": False}, 2, ATTENTION | FUSION | {"align.value"}, {"triplet"}, {"meta", "base"}),
     "no APA": ({"apa": False}, 2, FUSION, {"triplet"}, {"meta", "base"}),
     "no TDC": ({"tdc": False}, 1, ATTENTION | {"align.value"}, set(), {"meta", "base"}),
+    "HPM": ({"prior": "hpm"}, 2, ATTENTION | FUSION | {"align.value"}, set(), {"meta", "base"}),
     "PFENet": ({"apa": False, "tdc": False, "prior": "pfenet"}, 1, set(), {"triplet"}, {"meta", "base"}),
 }
 
@@ -166,7 +167,7 @@ def test_the_own_class_is_left_out_in_training_only() -> None:
     inputs, training = model.freeze(**given), model.freeze(**given, base_index=torch.tensor([0, 2]))
     own = inputs.base_logits.softmax(1)[[0, 1], [1, 3]]
     torch.testing.assert_close(training.base, inputs.base - own)
-    assert torch.equal(training.prior, inputs.prior)
+    assert torch.equal(training.priors[0], inputs.priors[0])
 
 
 @pytest.mark.parametrize(("size", "side"), [(33, 5), (97, 13), (161, 21)])
@@ -221,6 +222,9 @@ def test_refuses_arguments(wrong: dict[str, int], message: str) -> None:
         ("text", torch.zeros(1, 6), "text: found shape (1, 6), expected (2, 6)"),
         ("query_mask", torch.zeros(2, 5, 5), "query_mask: found shape (2, 5, 5), expected (2, 33, 33)"),
         ("query_mask", torch.full((2, 33, 33), 2), "query_mask: found value 2, allowed: 0, 1, 255"),
+        ("base_mask", torch.full((2, 33, 33), 4), "base_mask: found value 4, allowed: 0 to 3, 255"),
+        ("base_index", torch.tensor([0, 3]), "base_index: found value 3, allowed: 0 to 2"),
+        ("base_index", torch.tensor([-1, 0]), "base_index: found value -1, allowed: 0 to 2"),
         ("base_mask", torch.zeros(2, 1, 33, 33), "base_mask: found shape (2, 1, 33, 33), expected (2, 33, 33)"),
         ("base_index", torch.zeros(2, 1), "base_index: found shape (2, 1), expected (2,)"),
     ],

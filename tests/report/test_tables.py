@@ -12,7 +12,8 @@ from symnet.artifacts import Provenance, read_json, write_json
 from symnet.cells import Cell
 from symnet.errors import UserError
 from symnet.metrics import protocol_stamp
-from symnet.report.tables import escape, format_table, make_tables
+from symnet.report.latex import escape
+from symnet.report.tables import format_table, make_tables
 
 PROTOCOL = {
     "name": "symnet-1",
@@ -137,7 +138,7 @@ def test_provenance_beside_the_tables_and_the_same_bytes_twice(root: Path) -> No
         name: after[name] for name in after if name != "tables.json"
     }
     tables, provenance = read_json(root / "tables" / "tables.json", "tables")
-    assert set(tables) == {"main.csv", "main.tex", "scorings.csv", "per_class.csv"}
+    assert set(tables) == {"main.csv", "main.tex", "scorings.csv", "per_class.csv", "groups.csv"}
     assert len(provenance.inputs) == 8
 
 

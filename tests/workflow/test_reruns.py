@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import os
+import re
 import shutil
 import sqlite3
 
@@ -77,6 +78,16 @@ def test_a_fold_s_base_learner_reruns_all_of_that_fold(project: Project) -> None
 def test_the_learning_rate_reruns_training_and_on(project: Project) -> None:
     project.configure(edited(train={"lr": 0.01}))
     assert project.planned() == {"train_method": 2, "evaluate_method": 2, **REPORT}
+
+
+def test_selection_on_the_test_fold_reads_that_fold_s_test_files(project: Project) -> None:
+    project.configure(edited(folds={1: {"train": {"selection": "test_best"}}}))
+    assert project.planned() == {"train_method": 1, "evaluate_method": 1, **REPORT}
+    commands = project.snakemake("-n", "-p").stdout
+    assert re.findall(r"--test-(?:list|features) (\S+)", commands) == [
+        "results/tiny/shapes/lists/fold1/test.csv",
+        "results/tiny/shapes/efficientnet_lite0/fold1/features_test.json",
+    ]
 
 
 def test_more_episodes_rerun_evaluation(project: Project) -> None:

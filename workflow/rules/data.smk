@@ -1,5 +1,5 @@
 # REQUIRED INPUTS: a data set under the data root (none for the embedded one), word vectors
-# OUTPUTS: {dataset}/lists/fold{fold}/{train,test}.csv, {dataset}/lists/fold{fold}/shot{shot}/seed{seed}.csv, {dataset}/embeddings.csv
+# OUTPUTS: {dataset}/lists/train.csv, {dataset}/lists/fold{fold}/{train,test}.csv, {dataset}/lists/fold{fold}/shot{shot}/seed{seed}.csv, {dataset}/embeddings.csv
 
 
 rule draw_shapes:
@@ -34,6 +34,7 @@ for dataset in plan.datasets:
             drawn=[f"{ROOT}/data/{dataset}/shapes.json"] if plan.settings(dataset).data.source == "shapes" else [],
         output:
             index=f"{ROOT}/{dataset}/lists/index.csv",
+            train=f"{ROOT}/{dataset}/lists/train.csv",
             lists=expand(
                 f"{ROOT}/{dataset}/lists/fold{{fold}}/{{split}}.csv",
                 fold=plan.folds(dataset),

@@ -5,7 +5,7 @@
 rule train_base:
     input:
         settings=lambda w: plan.slice_path("base", w.dataset, w.fold),
-        lists=f"{LISTS}/train.csv",
+        lists=lambda w: plan.base_list(w.dataset, w.fold),
     output:
         f"{FOLD}/base.safetensors",
     log:

@@ -11,12 +11,15 @@ rule make_tables:
         latex=f"{ROOT}/tables/main.tex",
         scorings=f"{ROOT}/tables/scorings.csv",
         per_class=f"{ROOT}/tables/per_class.csv",
+        groups=f"{ROOT}/tables/groups.csv",
+        more=sum(plan.table_files().values(), []),
     log:
         f"{LOGS}/make_tables.log",
     conda:
         "../../environment.yml"
     params:
         code=plan.code("tables"),
+        published=plan.published_mark(),
         out=subpath(output[0], parent=True),
     shell:
         """

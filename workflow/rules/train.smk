@@ -9,6 +9,7 @@ rule train_method:
         base=f"{FOLD}/base.safetensors",
         embeddings=f"{ROOT}/{{dataset}}/embeddings.csv",
         features=lambda w: plan.cache_file("train", w.dataset, w.fold),
+        tests=lambda w: list(plan.test_files(w.dataset, w.fold, w.method).values()),
     output:
         f"{CELL}/model.safetensors",
     log:
@@ -18,7 +19,9 @@ rule train_method:
     threads: plan.experiment.threads
     params:
         code=lambda w: plan.code("train", w.dataset, w.method),
+        method=lambda w: plan.method_of(w.method),
         features=lambda w, input: ["--features", *input.features] if input.features else [],
+        tests=lambda w: sum(plan.test_files(w.dataset, w.fold, w.method).items(), ()),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet train \
@@ -26,12 +29,14 @@ rule train_method:
             --dataset {wildcards.dataset:q} \
             --backbone {wildcards.backbone:q} \
             --fold {wildcards.fold} \
-            --method {wildcards.method} \
+            --row {wildcards.method:q} \
+            --method {params.method:q} \
             --shot {wildcards.shot} \
             --list {input.lists:q} \
             --base {input.base:q} \
             --embeddings {input.embeddings:q} \
             {params.features:q} \
+            {params.tests:q} \
             --threads {threads} \
             --out {output:q} \
             >{log:q} 2>&1
@@ -56,6 +61,7 @@ rule evaluate_method:
     threads: plan.experiment.threads
     params:
         code=lambda w: plan.code("evaluate", w.dataset, w.method),
+        method=lambda w: plan.method_of(w.method),
         features=lambda w, input: ["--features", *input.features] if input.features else [],
         model=lambda w, input: ["--model", *input.model] if input.model else [],
         seeds=",".join(map(str, plan.seeds)),
@@ -70,7 +76,8 @@ rule evaluate_method:
             --dataset {wildcards.dataset:q} \
             --backbone {wildcards.backbone:q} \
             --fold {wildcards.fold} \
-            --method {wildcards.method} \
+            --row {wildcards.method:q} \
+            --method {params.method:q} \
             --shot {wildcards.shot} \
             --list {input.lists:q} \
             --episodes {params.episodes:q} \

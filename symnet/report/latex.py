@@ -1,0 +1,106 @@
+"""A table as LaTeX (booktabs), and the words that stand around it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from symnet.report import SCORINGS, Round
+
+
+def latex(table: pd.DataFrame, groups: Sequence[str], caption: str, notes: Sequence[str] = (), unmarked: Sequence[str] = ("std",)) -> str:
+    """`table` for a paper. Rows are grouped by the columns `groups`, each value printed once and a rule between.
+
+    Within a group each numeric column's best is bold and its second underlined, by the two decimals that are printed; not in `unmarked`.
+    """
+    numbers = [name for name in table.columns if pd.api.types.is_float_dtype(table[name])]
+    group = table.groupby(list(groups), sort=False).ngroup()
+    marks = pd.DataFrame("", table.index, table.columns)
+    for name in numbers:
+        if name not in unmarked:
+            marks[name] = table[name].round(2).groupby(group, group_keys=False).apply(_marks)
+    shown = table.copy()
+    shown.loc[group.duplicated(), list(groups)] = ""
+    style = shown.rename(columns=title).style.hide(axis="index")
+    style = style.format(precision=2, na_rep="--", escape="latex")
+    style = style.apply(lambda frame: marks.set_axis(frame.columns, axis=1), axis=None)
+    columns = "".join("r" if name in numbers else "l" for name in table.columns)
+    text = style.to_latex(hrules=True, position="t", position_float="centering", column_format=columns, caption=caption)
+    lines = text.splitlines()
+    first = lines.index(r"\midrule") + 1
+    for row in reversed(group.index[~group.duplicated()][1:]):
+        lines.insert(first + row, r"\midrule")
+    end = lines.index(r"\end{tabular}") + 1
+    lines[end:end] = notes
+    return "% \\usepackage{booktabs}\n" + "\n".join(lines) + "\n"
+
+
+def title(column: str) -> str:
+    """A column's head: `fold0` -> `Fold-0`, `paper_mean` -> `Paper mean`."""
+    words = "data set" if column == "dataset" else column.replace("fold", "fold-").replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _marks(column: "pd.Series[float]") -> "pd.Series[str]":
+    """The best of a column bold, the second underlined, by the two decimals that are printed."""
+    values = sorted(set(column.dropna()), reverse=True)[:2]
+    marks = dict(zip(values, ("textbf:--rwrap;", "underline:--rwrap;"), strict=False))
+    return pd.Series([marks.get(value, "") for value in column], column.index)
+
+
+def caption(what: str, rounds: Sequence[Round]) -> str:
+    """What was measured, the protocol of each data set in words, the number of seeds."""
+    seeds = len({one.seed for one in rounds})
+    spread = f"mean over folds, then mean and sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    protocols: dict[tuple[str, str], list[str]] = {}
+    for one in rounds:
+        names = protocols.setdefault((one.payload["protocol_stamp"], protocol_in_words(one.payload["protocol"])), [])
+        names += [one.cell.dataset] * (one.cell.dataset not in names)
+    told = " ".join(f"{', '.join(names)}: protocol {stamp}: {words}." for (stamp, words), names in protocols.items())
+    return escape(f"{what}; {spread}. {told}")
+
+
+def protocol_in_words(protocol: Mapping[str, Any]) -> str:
+    """A protocol block as a caption tells it."""
+    words = {
+        "drop": "training images with novel pixels left out",
+        "background": "novel pixels of training images painted background",
+        "image": "queries in turn through the test list",
+        "balanced": "query classes drawn uniformly",
+        "padded": "scored at the padded square",
+        "original": "scored at original size",
+    }
+    crowd = {"ignore": "crowds ignored", "drop": "crowds left out"}[protocol["crowd"]]
+    size = protocol.get("image_size")
+    parts = [words[protocol["novel_in_train"]], f"a class counts from {protocol['min_pixels']} pixels", crowd]
+    parts += [f"{protocol['episodes']} episodes a seed", words[protocol["sampling"]], words[protocol["scoring"]]]
+    return ", ".join(parts) + (
+        f" of side {size}" if size and protocol["scoring"] == "padded" else f", input of side {size}" if size else ""
+    )
+
+
+def footnotes(rounds: Sequence[Round]) -> list[str]:
+    """Classes left out, with the reason, and those that had no episode in some round."""
+    notes: dict[str, None] = {}
+    for one in rounds:
+        where = f"{one.cell.dataset}, fold {one.cell.fold}, {one.cell.shot}-shot"
+        for name, reason in one.payload["left_out"].items():
+            notes[f"{where}: {name} ({reason})"] = None
+        seen = {name for scored in one.outputs().values() for name in scored[SCORINGS[0]]}
+        for name in one.payload["classes"]:
+            if name not in seen and name not in one.payload["left_out"]:
+                notes[f"{where}, seed {one.seed}: {name} (no episode drawn)"] = None
+    return [r"\par\smallskip\footnotesize", escape(f"Left out: {'; '.join(notes)}.")] if notes else []
+
+
+def escape(text: str) -> str:
+    """`text` with what LaTeX would take as a command spelt out."""
+    special = {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+    }
+    return re.sub(r"[\\~^<>&%$#_{}]", lambda found: special.get(found[0], f"\\{found[0]}"), text)
