@@ -51,7 +51,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("Snakefile", "workflow", "symnet", "profiles", "config", "environment.yml"):
+        for name in ("Snakefile", "all", "workflow", "symnet", "profiles", "config", "environment.yml"):
             source = ROOT / name
             if source.is_symlink():
                 (folder / name).symlink_to(source.readlink())
@@ -69,10 +69,10 @@ class Project:
     def configure(self, settings: dict) -> None:
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+    def snakemake(self, *arguments: str, configfile: tuple[str, ...] = ("tiny.yaml",)) -> subprocess.CompletedProcess:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SYMNET_")}
         environment["PYTHONPATH"] = str(self.folder)
-        command = [sys.executable, "-m", "snakemake", "--configfile", "tiny.yaml", "--cores", "2", *arguments]
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--configfile", *configfile]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
     def run(self) -> None:
@@ -81,7 +81,11 @@ class Project:
 
     def planned(self) -> dict[str, int]:
         """Rule to number of jobs that a dry run lists, `all` left out."""
-        done = self.snakemake("-n")
+        return self.planned_of("tiny.yaml")
+
+    def planned_of(self, *configfile: str) -> dict[str, int]:
+        """As `planned`, of other experiment files."""
+        done = self.snakemake("-n", configfile=configfile)
         assert done.returncode == 0, done.stdout + done.stderr
         text = self.told = done.stdout + done.stderr
         counts = re.findall(r"^(\w+)\s+(\d+)$", text.partition("Job stats:")[2].partition("\ntotal")[0], re.MULTILINE)

@@ -1,0 +1,72 @@
+"""Rows that are variants of a method: what a new or a changed one runs, and the table it stands in. Real snakemake, real runs."""
+
+import copy
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import TINY, Project
+
+pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
+
+REPORT = {"make_tables": 1, "sync_tracking": 1}
+
+
+def with_rows(**models: dict) -> dict:
+    """The tiny experiment with a row for each."""
+    settings = copy.deepcopy(TINY)
+    settings["methods"] = [*TINY["methods"], *models]
+    settings["variants"] = {name: {"method": "symnet", "model": model} for name, model in models.items()}
+    settings["tables"] = {"modules": {"published": "3", "rows": {"SPM+APA+TDC": "symnet", "TDC": "tdc", "SPM": "spm"}}}
+    return settings
+
+
+@pytest.fixture
+def own(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished benchmark, to go on from."""
+    shutil.copytree(finished.folder, tmp_path / "own", symlinks=True)
+    project = copy.copy(finished)
+    project.folder = tmp_path / "own"
+    return project
+
+
+def test_a_row_is_trained_alone_and_stands_in_its_table(own: Project) -> None:
+    rows = {"tdc": {"prior": "pfenet", "apa": False}, "spm": {"apa": False, "tdc": False}}
+    own.configure(with_rows(**rows))
+    assert own.planned() == {"train_method": 4, "evaluate_method": 4, **REPORT}  # two rows, two folds; nothing of the others
+    own.run()
+    assert own.planned() == {}
+    with open(own.results / "tables" / "modules.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [(row["output"], row["setting"]) for row in table] == [
+        (output, setting) for output in ("ensemble", "meta") for setting in ("SPM+APA+TDC", "TDC", "SPM")
+    ]
+    assert [row["paper_mean"] for row in table[:3]] == ["69.66", "67.90", "65.70"]
+    assert (own.results / "tables" / "modules.tex").exists()
+
+    own.configure(with_rows(tdc=rows["tdc"], spm=rows["spm"] | {"tau1": 0.6}))
+    assert own.planned() == {"train_method": 2, "evaluate_method": 2, **REPORT}
+    assert "method=spm" in own.told
+    assert "method=tdc" not in own.told
+    assert "method=symnet" not in own.told
+
+
+def test_the_shipped_ablations_are_planned_from_one_file(own: Project) -> None:
+    """Files that extend others, with the words of the README; base learners and features once a fold."""
+    for name, rows in (("demo_ablations", 15), ("mini_ablations", 6), ("ablations", 15)):
+        planned = own.planned_of(f"config/{name}.yaml", "all")
+        assert planned["train_method"] == 4 * rows, name
+        assert planned["evaluate_method"] == 4 * (rows + 1), name  # and the prototype
+        assert planned["train_base"] == 4, name
+
+
+def test_missing_data_is_told_and_stops_a_run_before_its_first_job(own: Project) -> None:
+    done = own.snakemake(configfile=("config/mini_ablations.yaml", "all"))
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("symnet: nothing was run: pascal5i: images and index masks are missing: put the data set's folder at ")
+    assert not list((own.folder / "results" / "mini_ablations").rglob("*.log"))
+    again = own.snakemake(configfile=("config/mini_ablations.yaml", "all"))  # no lock is left behind
+    assert again.stderr.splitlines()[-1] == last
