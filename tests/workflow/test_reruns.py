@@ -99,7 +99,7 @@ def test_more_episodes_rerun_evaluation(project: Project) -> None:
     ("module", "expected"),
     [
         ("symnet/report/tables.py", REPORT),
-        ("symnet/cli.py", {}),
+        ("symnet/cli/learn.py", {}),
         ("symnet/model/decoder.py", {"train_method": 2, "evaluate_method": 2, **REPORT}),
         ("symnet/methods/prototype.py", {"evaluate_method": 2, **REPORT}),
         ("symnet/backbones/resnet.py", {}),

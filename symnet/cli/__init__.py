@@ -1,0 +1,22 @@
+"""`symnet STAGE`: every stage as a plain command. The workflow's rules call the same ones.
+
+`--config` takes the resolved JSON of a job, as the workflow writes it, or an experiment file, whose settings for `--dataset` and
+`--fold` are then resolved here. Exit codes: 0 done, 2 the user's to mend (one line says what), 75 stopped early with its state saved.
+"""
+
+import sys
+
+from symnet.cli import data, learn, results  # noqa: F401 (they add their commands)
+from symnet.cli.app import app
+from symnet.errors import EXIT_USER, UserError
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run a command. A `UserError` becomes one line on standard error and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"symnet: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER)

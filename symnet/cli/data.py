@@ -1,0 +1,101 @@
+"""Commands of the data stages."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from symnet.artifacts import digest, file_digest
+from symnet.cli.app import DATA, Config, Dataset, Fold, FoldLists, Out, Results, Seeds, Workers, app
+from symnet.cli.jobs import data_root, first_of, numbers, settings_of, shared_root
+from symnet.errors import UserError
+from symnet.stages import slice_of
+
+
+@app.command(rich_help_panel=DATA)
+def shapes(config: Config, out: Out, workers: Workers = 2, dataset: Dataset = "shapes") -> None:
+    """Draw the embedded data set.
+
+    Example: symnet shapes --config config/demo.yaml --out results/demo/data/shapes/shapes.json
+    """
+    from symnet.data.shapes import draw_shapes
+
+    draw_shapes(settings_of(config, "shapes", dataset).shapes, out.parent if out.suffix == ".json" else out, workers)
+
+
+@app.command(rich_help_panel=DATA)
+def folds(
+    out: Out,
+    config: Annotated[
+        Path | None, typer.Option(help="Resolved JSON, or an experiment file; left out: PASCAL-5i from --root and --lists.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of a data set in VOC layout.")] = None,
+    lists: Annotated[
+        Path | None, typer.Option(help="Folder of id lists: train_merged.txt or train.txt, and voc_val.txt, val.txt or test.txt.")
+    ] = None,
+    results: Results = Path("results"),
+    dataset: Dataset = "pascal5i",
+    masks_only: Annotated[bool, typer.Option(help="Do not ask for the images.")] = False,
+    workers: Workers = 2,
+) -> None:
+    """Index a data set and write the image lists of its folds: OUT/index.csv, OUT/fold0/train.csv, OUT/fold0/test.csv, ...
+
+    Example: symnet folds --root VOC2012 --lists lists --masks-only --out folds
+    """
+    from symnet.data.folds import make_folds
+
+    if config is not None:
+        settings, where = settings_of(config, "folds", dataset), None
+    elif root is not None and lists is not None:
+        data = {
+            "root": str(root.absolute()),
+            "lists": {
+                "train": [first_of(lists, "train_merged.txt", "train.txt")],
+                "test": [first_of(lists, "voc_val.txt", "val.txt", "test.txt")],
+            },
+        }
+        settings, where = slice_of({"data": data}, "folds"), Path("/")
+    else:
+        raise UserError("folds: give --config, or both --root and --lists")
+    make_folds(settings, where or data_root(settings, results), out, masks_only=masks_only, workers=workers)
+
+
+@app.command(rich_help_panel=DATA)
+def episodes(
+    config: Config,
+    list_: FoldLists,
+    shot: Annotated[int, typer.Option(min=1, help="Support images an episode.")],
+    seeds: Seeds,
+    out: Out,
+    dataset: Dataset = "pascal5i",
+    fold: Fold = 0,
+) -> None:
+    """Write the test episodes of a fold, one manifest a seed: OUT/seed510.csv, ...
+
+    Example: symnet episodes --config config/demo.yaml --dataset shapes --list FOLD0/test.csv --shot 1 --seeds 510,365 --out episodes
+    """
+    from symnet.data.episodes import make_manifest, write_manifest
+    from symnet.data.folds import read_fold_list
+
+    settings = settings_of(config, "episodes", dataset, fold)
+    fold_list = read_fold_list(list_)
+    for seed in numbers(seeds):
+        manifest = make_manifest(fold_list, shot, seed, settings.protocol.episodes, settings.protocol.sampling)
+        write_manifest(
+            out / f"seed{seed}.csv",
+            manifest,
+            digest([settings.protocol.model_dump(warnings=False), seed, shot]),
+            {"list": file_digest(list_)},
+        )
+
+
+@app.command(rich_help_panel=DATA)
+def embeddings(config: Config, out: Out, dataset: Dataset = "pascal5i", results: Results = Path("results")) -> None:
+    """Write the class vectors of a data set.
+
+    Example: symnet embeddings --config config/demo.yaml --dataset shapes --out embeddings.csv
+    """
+    from symnet.embeddings import make_embeddings
+
+    settings = settings_of(config, "embeddings", dataset)
+    make_embeddings(settings, shared_root(), out)

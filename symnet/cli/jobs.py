@@ -1,0 +1,79 @@
+"""What a command is given, turned into what its stage takes: settings, places, provenance, device."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from symnet.artifacts import Provenance, digest, file_digest
+from symnet.config import Settings
+from symnet.errors import UserError
+from symnet.experiment import load_experiment
+from symnet.methods import known_method
+from symnet.stages import code_hash, experiment_slice, read_slice
+
+if TYPE_CHECKING:
+    import torch
+
+
+def settings_of(config: Path, stage: str, dataset: str, fold: int | None = None) -> Settings:
+    """The stage's settings from a resolved JSON or an experiment file."""
+    if config.suffix == ".json":
+        return read_slice(config, stage)
+    return experiment_slice(load_experiment(config), dataset, fold, stage)
+
+
+def job_of(config: Path, stage: str, dataset: str, fold: int, row: str, method: str | None) -> tuple[Settings, str]:
+    """As `settings_of`, of a row; and the method behind it."""
+    if config.suffix == ".json":
+        method = known_method(method or row)
+        return read_slice(config, stage, method), method
+    experiment = load_experiment(config)
+    found = experiment.method_of(row)
+    if method not in (None, found):
+        raise UserError(f"--method: found {method}, but {config} says that row {row} is {found}")
+    return experiment_slice(experiment, dataset, fold, stage, row), found
+
+
+def shared_root() -> Path:
+    """Weights and word vectors: $SYMNET_DATA, else ./data."""
+    return Path(os.environ.get("SYMNET_DATA") or "data")
+
+
+def data_root(settings: Settings, results: Path) -> Path:
+    """What `data.root` is relative to: the experiment's own folder for data drawn there."""
+    return results if settings.data.source == "shapes" else shared_root()
+
+
+def provenance_of(
+    stage: str, settings: Settings, files: dict[str, Path], *, code: str = "", method: str | None = None, **more: object
+) -> Provenance:
+    """Settings and code by their hashes, inputs by their sums; `more` joins the settings."""
+    shared = more.pop("shared", {})
+    inputs = {name: file_digest(path) for name, path in files.items()} | (shared if isinstance(shared, dict) else {})
+    values = settings.model_dump(mode="json", warnings=False) | more
+    backbone = settings.backbone.name if hasattr(settings, "backbone") else None
+    return Provenance(stage=stage, settings=digest(values), code=code_hash(code or stage, method, backbone), inputs=inputs)
+
+
+def use_device(name: str, threads: int) -> "torch.device":
+    """The device a command asks for, its CPU threads set. Raises `UserError`."""
+    from symnet.runtime import choose_device, use_threads
+
+    use_threads(threads)
+    return choose_device(name)
+
+
+def numbers(text: str) -> list[int]:
+    """`510,365` as numbers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds: found '{text}', expected whole numbers joined by commas") from None
+
+
+def first_of(folder: Path, *names: str) -> str:
+    """The first of the files that exists, absolute."""
+    for name in names:
+        if (folder / name).is_file():
+            return str((folder / name).absolute())
+    raise UserError(f"{folder}: none of {', '.join(names)} is there")

@@ -1,0 +1,207 @@
+"""Commands of the stages that learn and test."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from symnet.artifacts import digest, file_digest
+from symnet.cells import Cell
+from symnet.cli.app import (
+    LEARN,
+    Base,
+    Config,
+    Dataset,
+    Device,
+    Embeddings,
+    Features,
+    Fold,
+    FoldLists,
+    MethodOf,
+    Out,
+    Results,
+    Row,
+    Seeds,
+    Threads,
+    app,
+)
+from symnet.cli.jobs import data_root, job_of, numbers, provenance_of, settings_of, shared_root, use_device
+from symnet.errors import EXIT_AGAIN
+from symnet.experiment import load_experiment
+from symnet.stages import module_hash
+
+
+@app.command(rich_help_panel=LEARN)
+def base(
+    config: Config,
+    list_: FoldLists,
+    fold: Fold,
+    out: Out,
+    dataset: Dataset = "pascal5i",
+    results: Results = Path("results"),
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Train a fold's base learner (PSPNet) and report its mIoU over base classes.
+
+    Example: symnet base --config config/demo.yaml --dataset shapes --results results/demo --fold 0 --list F0/train.csv --out b.safetensors
+    """
+    from symnet.base_learner import train_base
+
+    settings = settings_of(config, "base", dataset, fold)
+    provenance = provenance_of("base", settings, {"list": list_}, fold=fold)
+    roots = data_root(settings, results), shared_root()
+    miou = train_base(settings, *roots, list_, fold, out, use_device(device, threads), provenance)
+    print(f"base learner of fold {fold}: mIoU {100 * miou:.2f} % over base classes of held-out images")
+
+
+@app.command(rich_help_panel=LEARN)
+def features(
+    config: Config,
+    split: Annotated[Literal["train", "test"], typer.Option(help="Which list it is.")],
+    list_: FoldLists,
+    base: Base,
+    out: Out,
+    dataset: Dataset = "pascal5i",
+    fold: Fold = 0,
+    results: Results = Path("results"),
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Cache the block maps of a fold's images in HDF5.
+
+    Example: symnet features --config config/demo.yaml --dataset shapes --results results/demo --split test --list FOLD0/test.csv
+    --base b.safetensors --out features_test.json
+    """
+    from symnet.features import make_features
+
+    settings = settings_of(config, f"features_{split}", dataset, fold)
+    provenance = provenance_of("features", settings, {"list": list_, "base": base}, code=f"features_{split}")
+    make_features(settings, data_root(settings, results), list_, split, base, out, use_device(device, threads), provenance)
+
+
+@app.command(rich_help_panel=LEARN)
+def train(
+    config: Config,
+    dataset: Dataset,
+    fold: Fold,
+    shot: Annotated[int, typer.Option(min=1)],
+    list_: FoldLists,
+    base: Base,
+    embeddings: Embeddings,
+    out: Out,
+    backbone: Annotated[str, typer.Option(help="Name of the backbone, for the cell's place.")],
+    row: Row = "symnet",
+    method: MethodOf = None,
+    features: Features = None,
+    test_list: Annotated[Path | None, typer.Option(help="The fold's test list, for train.selection test_best.")] = None,
+    test_features: Annotated[Path | None, typer.Option(help="Its feature cache; left out: recomputed.")] = None,
+    results: Results = Path("results"),
+    device: Device = "auto",
+    threads: Threads = 1,
+    deadline: Annotated[float | None, typer.Option(min=1, help="Seconds after which to save and leave with exit code 75.")] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(min=1, help="Longest time between two checkpoints.")] = 300,
+) -> None:
+    """Train a method on a fold. A run that was stopped goes on where it was.
+
+    Example: see the command that `snakemake -np all` prints for rule train_method.
+    """
+    from symnet.train import Inputs, Run, Stopped
+    from symnet.train import train as train_
+
+    settings, method = job_of(config, "train", dataset, fold, row, method)
+    inputs = Inputs(list_, base, embeddings, features, test_list, test_features)
+    inputs.check(settings.train.selection)
+    files = {"list": list_, "base": base, "embeddings": embeddings}
+    files |= {name: path for name, path in (("features", features), ("test_list", test_list), ("test_features", test_features)) if path}
+    provenance = provenance_of("train", settings, files, method=method, shot=shot)
+    cell = Cell(dataset, backbone, fold, row, shot)
+    key = digest(provenance.model_dump())
+    provenance = provenance.model_copy(update={"settings": key})
+    state = results / "state" / cell.folder(Path()) / key[:12]
+    params = {
+        "dataset": dataset,
+        "backbone": backbone,
+        "fold": fold,
+        "row": row,
+        "method": method,
+        "shot": shot,
+        **settings.model_dump(mode="json", warnings=False),
+    }
+    run = Run(method, shot, state, cell.journal(results), provenance, params, checkpoint_seconds)
+    try:
+        train_(settings, data_root(settings, results), inputs, run, out, use_device(device, threads), deadline)
+    except Stopped as reason:
+        print(f"symnet: stopped by {reason}", file=sys.stderr)
+        raise typer.Exit(EXIT_AGAIN) from None
+
+
+@app.command(rich_help_panel=LEARN)
+def evaluate(
+    config: Config,
+    dataset: Dataset,
+    fold: Fold,
+    shot: Annotated[int, typer.Option(min=1)],
+    row: Row,
+    list_: FoldLists,
+    episodes: Annotated[Path, typer.Option(help="Folder of manifests (from `symnet episodes`).")],
+    seeds: Seeds,
+    base: Base,
+    embeddings: Embeddings,
+    out: Out,
+    backbone: Annotated[str, typer.Option(help="Name of the backbone.")],
+    method: MethodOf = None,
+    experiment: Annotated[str, typer.Option(help="Name that the metric files carry.")] = "",
+    features: Features = None,
+    model: Annotated[Path | None, typer.Option(help="Trained weights (from `symnet train`).")] = None,
+    results: Results = Path("results"),
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Test a method on a fold, one metric file a seed: OUT/seed510.json, ...
+
+    Example: see the command that `snakemake -np all` prints for rule evaluate_method.
+    """
+    from symnet.evaluate import Inputs, Round
+    from symnet.evaluate import evaluate as evaluate_
+
+    settings, method = job_of(config, "evaluate", dataset, fold, row, method)
+    files = {"list": list_, "base": base, "embeddings": embeddings}
+    files |= {name: path for name, path in (("features", features), ("model", model)) if path}
+    shared = {name: file_digest(path) for name, path in files.items()}
+    rounds = []
+    for seed in numbers(seeds):
+        manifest = episodes / f"seed{seed}.csv"
+        provenance = provenance_of("evaluate", settings, {"episodes": manifest}, method=method, shared=shared)
+        rounds.append(Round(seed, manifest, out / f"seed{seed}.json", provenance))
+    cell = Cell(dataset, backbone, fold, row, shot)
+    inputs = Inputs(list_, base, embeddings, features, model)
+    evaluate_(settings, data_root(settings, results), cell, method, experiment, inputs, rounds, use_device(device, threads))
+
+
+@app.command(rich_help_panel=LEARN)
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of the released Sym-Net, or of a fold's PSPNet base learner (torch.save).")],
+    fold: Fold,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; left out: a folder beside FILE, of its name.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Experiment file that says which classes there are; left out: PASCAL-5i or COCO-20i.")
+    ] = None,
+    dataset: Dataset = "pascal5i",
+) -> None:
+    """Turn an authors' checkpoint into files that `symnet evaluate` runs: base.safetensors and, of a Sym-Net, model.safetensors.
+
+    Example: symnet import-checkpoint train_epoch_142_0.7142.pth --fold 0 --out imported
+    """
+    from symnet.data.classes import class_names
+    from symnet.importing import Classes, import_checkpoint
+
+    classes = None
+    if config is not None:
+        data = load_experiment(config).settings(dataset).data
+        classes = Classes(class_names(data.classes), data.folds, data.split, dataset)
+    found = import_checkpoint(file, out or file.with_suffix(""), fold, classes, module_hash("symnet.importing"))
+    shots = f", {found.shots} shot" if found.shots else ""
+    print(f"{file}: {found.kind} of {found.backbone}, {found.base_classes} base classes{shots}")
+    print("\n".join(f"wrote {path}" for path in found.files))

@@ -1,0 +1,72 @@
+"""Commands that show what came out."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from symnet.artifacts import Provenance, file_digest, write_json
+from symnet.cells import Cell
+from symnet.cli.app import RESULTS, Config, Out, Results, app, track
+from symnet.stages import code_hash
+
+
+@app.command(rich_help_panel=RESULTS)
+def tables(config: Config, results: Results, out: Out) -> None:
+    """Aggregate metric files into main.csv, main.tex and their like.
+
+    Example: symnet tables --config results/demo/settings/tables.json --results results/demo --out results/demo/tables
+    """
+    from symnet.experiment import AblationTable
+    from symnet.report.tables import make_tables
+
+    expected = json.loads(config.read_text(encoding="utf-8"))
+    own = {name: AblationTable(**table) for name, table in expected["tables"].items()}
+    make_tables([Cell(**cell) for cell in expected["cells"]], expected["seeds"], results, out, own, expected["groups"])
+
+
+@app.command(rich_help_panel=RESULTS)
+def show(results: Results) -> None:
+    """Print the main table, where the files are, and how to open the runs.
+
+    Example: symnet show --results results/demo
+    """
+    from symnet.report.tables import format_table
+
+    print(format_table(results / "tables" / "main.csv"))
+    print(
+        f"\ntables   {results / 'tables'}\nmetrics  {results}\nruns     {results.parent / 'mlflow.db'}: make ui, then http://127.0.0.1:5000"
+    )
+
+
+@track.command("sync")
+def track_sync(
+    results: Results,
+    out: Annotated[Path | None, typer.Option(help="Summary to write (JSON).")] = None,
+    store: Annotated[Path | None, typer.Option(help="MLflow's database; left out: mlflow.db beside the experiment's folder.")] = None,
+) -> None:
+    """Bring journals, metrics and tables into MLflow. May be run at any time, also while jobs run; twice changes nothing.
+
+    Example: symnet track sync --results results/demo
+    """
+    from symnet.tracking import sync
+
+    summary = sync(results, store or results.parent / "mlflow.db", results.parent / "mlartifacts")
+    print(summary)
+    if out is not None:
+        tables = {path.name: file_digest(path) for path in sorted((results / "tables").glob("*")) if path.is_file()}
+        write_json(out, {"tables": tables}, Provenance(stage="track", code=code_hash("track")))
+
+
+@track.command("ui")
+def track_ui(results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"), port: int = 5000) -> None:
+    """Open the runs in MLflow's own pages on 127.0.0.1.
+
+    Example: symnet track ui --port 5000
+    """
+    from symnet.tracking import ui_command
+
+    command = ui_command(results / "mlflow.db", results / "mlartifacts", port)
+    os.execvp(command[0], command)
