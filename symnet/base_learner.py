@@ -31,7 +31,7 @@ STAGE = "base"
 class BaseLearner:
     """The frozen pair of backbone and head.
 
-    `classes` are the base classes' indices in the data set, in the order of the head's channels from 1.
+    `classes` are the base classes' indices in the data set, in the order of the head's channels from 1; none where they are not known.
     """
 
     name: str  # of the backbone
@@ -115,7 +115,7 @@ def load_base(path: Path) -> BaseLearner:
     """Read a base learner, checked. Raises `UserError`."""
     tensors, meta, provenance = load_tensors(path, STAGE)
     backbone = build_backbone(meta["backbone"])
-    head = PSPHead(backbone.high_channels, len(meta["classes"]) + 1, meta["width"])
+    head = PSPHead(backbone.high_channels, len(tensors["head.classify.4.bias"]), meta["width"])
     for prefix, module in (("backbone.", backbone), ("head.", head)):
         load_exactly(module, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
     return BaseLearner(meta["backbone"], backbone, head, tuple(meta["classes"]), provenance.content)

@@ -78,6 +78,10 @@ def evaluate(
     method.to(device).eval()
     reader = open_reader(settings.data, settings.protocol, data_root)
     novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)
+    if seen := [names[c - 1] for c in novel if c in base.classes]:
+        raise UserError(
+            f"{inputs.base}: was trained on {', '.join(seen)}, which fold {cell.fold} tests; give the base learner of that fold"
+        )
     dropped = {names[c - 1]: reason for c, reason in left_out(read_fold_list(inputs.test_list), cell.shot, novel).items()}
     for one in rounds:
         episodes = read_manifest(one.manifest)

@@ -4,9 +4,11 @@ Two kinds: a whole Sym-Net of the released code (backbone, base learner and head
 it), and the PSPNet of a fold's base classes (`base.safetensors`). Every name and shape has to fit; nothing is left out silently.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,7 +39,7 @@ class Classes:
 
     names: tuple[str, ...]
     folds: int
-    split: str
+    split: Literal["serial", "fwb"]
     data: str
 
 
@@ -49,15 +51,21 @@ class Imported:
     backbone: str
     base_classes: int
     shots: int | None
+    fold: int | None
     files: tuple[Path, ...]
 
 
-def import_checkpoint(path: Path, out: Path, fold: int, classes: Classes | None = None, code: str = "") -> Imported:
+def import_checkpoint(path: Path, out: Path, fold: int | None = None, classes: Classes | None = None, code: str = "") -> Imported:
     """Write `out`/base.safetensors, and `out`/model.safetensors of a whole Sym-Net, with provenance.
 
-    path: a file of torch.save, a state dict or a dict that holds it as `state_dict`, names with or without `module.`. classes: of the
-    data set; None: PASCAL-5i for 15 base classes, COCO-20i (every fourth) for 60. Raises `UserError` naming what does not fit.
+    path: a file of torch.save, a state dict or a dict that holds it as `state_dict`, names with or without `module.`. fold: None: read
+    from `split0` or `fold0` in the path; where that says nothing, the base classes stay unknown, which is enough to be tested, not to
+    train on. classes: of the data set; None: PASCAL-5i for 15 base classes, COCO-20i (every fourth) for 60. Raises `UserError` naming
+    what does not fit.
     """
+    if fold is None:
+        named = re.findall(r"(?:split|fold)[_-]?(\d)", str(path))
+        fold = int(named[-1]) if named else None
     state = read_checkpoint(path)
     provenance = Provenance(stage="base", code=code, inputs={"checkpoint": file_digest(path)})
     try:
@@ -94,7 +102,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _import_symnet(state: dict[str, Tensor], path: Path, out: Path, fold: int, classes: Classes | None, provenance: Provenance) -> Imported:
+def _import_symnet(
+    state: dict[str, Tensor], path: Path, out: Path, fold: int | None, classes: Classes | None, provenance: Provenance
+) -> Imported:
     shots = state["kshot_rw.0.weight"].shape[1] if "kshot_rw.0.weight" in state else 1
     model = SymNet.from_released(state, shot=shots)
     backbone, count = backbone_of(state), state["learner_base.1.4.weight"].shape[0] - 1
@@ -104,17 +114,19 @@ def _import_symnet(state: dict[str, Tensor], path: Path, out: Path, fold: int, c
     stamp = provenance.model_copy(update={"stage": "train", "settings": digest([settings, shots])})
     files.append(out / "model.safetensors")
     save_tensors(files[-1], {f"head.{name}": value for name, value in model.head.state_dict().items()}, meta, stamp)
-    return Imported("symnet", backbone, count, shots, tuple(files))
+    return Imported("symnet", backbone, count, shots, fold, tuple(files))
 
 
-def _import_pspnet(state: dict[str, Tensor], path: Path, out: Path, fold: int, classes: Classes | None, provenance: Provenance) -> Imported:
+def _import_pspnet(
+    state: dict[str, Tensor], path: Path, out: Path, fold: int | None, classes: Classes | None, provenance: Provenance
+) -> Imported:
     name = backbone_of(state)
     backbone, count = build_backbone(name), state["cls.4.weight"].shape[0] - 1
     head = PSPHead(backbone.high_channels, count + 1, state["cls.0.weight"].shape[0])
     whole = torch.nn.ModuleDict({"backbone": backbone, "head": head})
     back = tuple((ours, theirs) for theirs, ours in PSPNET)
     load_exactly(whole, {renamed(key, PSPNET): value for key, value in state.items()}, lambda ours: renamed(ours, back))
-    return Imported("pspnet", name, count, None, (_save_base(backbone, head, name, path, out, fold, count, classes, provenance),))
+    return Imported("pspnet", name, count, None, fold, (_save_base(backbone, head, name, path, out, fold, count, classes, provenance),))
 
 
 def _save_base(
@@ -123,7 +135,7 @@ def _save_base(
     name: str,
     path: Path,
     out: Path,
-    fold: int,
+    fold: int | None,
     count: int,
     classes: Classes | None,
     provenance: Provenance,
@@ -134,9 +146,11 @@ def _save_base(
         if count not in known:
             raise UserError(f"{path}: {count} base classes are neither PASCAL-5i's 15 nor COCO-20i's 60; give --config and --dataset")
         classes = known[count]
-    base = base_classes(fold, len(classes.names), classes.folds, "fwb" if classes.split == "fwb" else "serial")
-    if len(base) != count:
-        raise UserError(f"{path}: holds {count} base classes, fold {fold} of {classes.data} has {len(base)}")
+    base: tuple[int, ...] = ()
+    if fold is not None:
+        base = base_classes(fold, len(classes.names), classes.folds, classes.split)
+        if len(base) != count:
+            raise UserError(f"{path}: holds {count} base classes, fold {fold} of {classes.data} has {len(base)}")
     meta = {"backbone": name, "width": head.classify[0].out_channels, "classes": list(base), "miou": None, "steps": None, "fold": fold}
     target = out / "base.safetensors"
     save_tensors(target, base_tensors(backbone, head), meta, provenance.model_copy(update={"settings": digest(meta)}))

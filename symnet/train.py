@@ -144,6 +144,8 @@ def train(
         _, vectors = read_embeddings(inputs.embeddings)
         torch.manual_seed(settings.train.seed)
         base = load_base(inputs.base).to(device)
+        if not base.classes:
+            raise UserError(f"{inputs.base}: was imported without its fold, so its base classes are not known; import it with --fold")
         source = open_source(settings, data_root, "train", inputs.features, base, device)
         tested = open_source(settings, data_root, "test", inputs.test_features, base, device) if selection == "test_best" else source
         validation = Validation(_validation_episodes(settings, inputs, held, run.shots), tested)

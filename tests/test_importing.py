@@ -98,6 +98,16 @@ def test_coco_s_classes(tmp_path: Path) -> None:
     assert base.classes == (*range(1, 21), *range(41, 81))
 
 
+@pytest.mark.parametrize(("name", "fold"), [("a.pth", None), ("split1/a.pth", 1), ("fold2_resnet50_split3.pth", 3)])
+def test_the_fold_is_read_from_the_path_or_stays_unknown(tmp_path: Path, name: str, fold: int | None) -> None:
+    folder = tmp_path / "own"  # pytest's own folder is named after the test
+    (folder / "split1").mkdir(parents=True)
+    found = import_checkpoint(save(folder / name, pspnet()), folder / "out")
+    assert found.fold == fold
+    base = load_base(found.files[0])
+    assert base.classes == (() if fold is None else tuple(c for c in range(1, 21) if (c - 1) // 5 != fold))
+
+
 @pytest.mark.parametrize(
     ("state", "told"),
     [
@@ -162,7 +172,7 @@ def test_the_released_model_is_imported_and_tested_through_the_command_line(
         return done.output
 
     told = run("import-checkpoint", "authors.pth", "--fold", "0", "--config", "own.yaml", "--dataset", "shapes", "--out", "imported")
-    assert "symnet of resnet50, 15 base classes, 1 shot" in told
+    assert "symnet of resnet50, 1 shot, 15 base classes of fold 0" in told
     run("embeddings", "--config", "own.yaml", "--dataset", "shapes", "--out", "vectors.csv")
     cell = ("--dataset", "shapes", "--fold", "0", "--shot", "1", "--row", "symnet", "--backbone", "resnet50")
     files = ("--list", str(test_list), "--episodes", "episodes", "--embeddings", "vectors.csv", "--results", str(tmp_path))
@@ -170,6 +180,9 @@ def test_the_released_model_is_imported_and_tested_through_the_command_line(
     run("evaluate", "--config", "own.yaml", *cell, *files, *imported, "--seeds", "7", "--out", "cell", "--device", "cpu")
     payload = json.loads(Path("cell/seed7.json").read_text())["payload"]
     assert payload["variant"] == "released"
+
+    with pytest.raises(UserError, match="was trained on heart, tree, ladder, mushroom, arrow, which fold 1 tests"):
+        run("evaluate", "--config", "own.yaml", *(*cell[:3], "1", *cell[4:]), *files, *imported, "--seeds", "7", "--out", "cell1")
 
     # the same by the public door
     model = SymNet.from_released(state, image_size=65)

@@ -183,7 +183,7 @@ def evaluate(
 @app.command(rich_help_panel=LEARN)
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="Checkpoint of the released Sym-Net, or of a fold's PSPNet base learner (torch.save).")],
-    fold: Fold,
+    fold: Annotated[int | None, typer.Option(min=0, help="Its fold; left out: what `split0` or `fold0` in the path says.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; left out: a folder beside FILE, of its name.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="Experiment file that says which classes there are; left out: PASCAL-5i or COCO-20i.")
@@ -203,5 +203,6 @@ def import_checkpoint(
         classes = Classes(class_names(data.classes), data.folds, data.split, dataset)
     found = import_checkpoint(file, out or file.with_suffix(""), fold, classes, module_hash("symnet.importing"))
     shots = f", {found.shots} shot" if found.shots else ""
-    print(f"{file}: {found.kind} of {found.backbone}, {found.base_classes} base classes{shots}")
+    of_fold = ", of an unknown fold: fit to be tested, give --fold to train on it" if found.fold is None else f" of fold {found.fold}"
+    print(f"{file}: {found.kind} of {found.backbone}{shots}, {found.base_classes} base classes{of_fold}")
     print("\n".join(f"wrote {path}" for path in found.files))
