@@ -23,6 +23,10 @@ class Cell:
         """The counts of one test round."""
         return self.folder(root) / f"seed{seed}.json"
 
+    def base(self, root: Path) -> Path:
+        """What was measured of the base learner that the cell rests on."""
+        return fold_folder(root, self.dataset, self.backbone, self.fold) / "base.json"
+
     def journal(self, root: Path) -> Path:
         """The training run's journal. Not a declared output: the workflow must never delete it."""
         return root / "journals" / self.dataset / self.backbone / f"fold{self.fold}" / self.method / f"shot{self.shot}.jsonl"

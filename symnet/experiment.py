@@ -24,7 +24,7 @@ AnyModel = TypeVar("AnyModel", bound=BaseModel)
 FOLD_SECTIONS = ("base", "features", "model", "train", "evaluate")
 # A row may differ in what is its own: base learner and features are shared by all rows of a fold.
 ROW_SECTIONS = ("model", "train", "evaluate")
-OWN_TABLES = ("main", "scorings", "per_class", "groups", "tables")
+OWN_TABLES = ("main", "scorings", "per_class", "groups", "base", "tables")
 
 
 class AblationTable(Section):

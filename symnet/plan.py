@@ -98,6 +98,10 @@ class Plan:
         folder = fold_folder(self.folder, dataset, self.backbone(dataset), int(fold))
         return [str(folder / f"features_{split}.json")] if self.cached(split, dataset, fold) else []
 
+    def base_files(self) -> list[str]:
+        """What was measured of each base learner."""
+        return list(dict.fromkeys(str(cell.base(self.folder)) for cell in self.cells()))
+
     def base_list(self, dataset: str, fold: int | str) -> str:
         """The image list that the fold's base learner trains on."""
         folder = self.folder / dataset / "lists" if self.settings(dataset, int(fold)).base.images == "all" else None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from symnet import base_learner, evaluate, features
-from symnet.artifacts import Provenance, file_digest
+from symnet.artifacts import Provenance, file_digest, read_json
 from symnet.backbones import Backbone, Levels
 from symnet.base_learner import BaseLearner, load_base, train_base
 from symnet.cells import Cell
@@ -152,6 +152,30 @@ def test_a_blind_base_learner_stops_the_fold(bench: Bench, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"below base\.floor"):
         train_base(settings, bench.root, bench.root, bench.list("train"), 0, out, CPU, Provenance(stage="base"))
     assert not out.exists()
+
+
+def test_a_base_learner_is_measured_by_class(bench: Bench) -> None:
+    """Two images of 2 x 2: IoU by hand, a class that does not occur left out; and what stands beside the weights."""
+
+    class Given(torch.nn.Module):
+        """A head that answers what it is asked for: logits are the images."""
+
+        def forward(self, high: torch.Tensor) -> torch.Tensor:
+            return high
+
+    class Same(Given):
+        def levels(self, maps: torch.Tensor) -> Levels:
+            return Levels(maps, maps, maps)
+
+    found = torch.tensor([[[1, 1], [2, 0]], [[2, 2], [0, 1]]])  # 3 base classes, of which 3 never occurs
+    labels = torch.tensor([[[1, 0], [2, 255]], [[2, 1], [0, 1]]])
+    images = zip(torch.nn.functional.one_hot(found, 4).permute(0, 3, 1, 2).float(), labels, strict=True)
+    assert base_learner.measure(Same(), Given(), images, 3, CPU) == {0: 2 / 4, 1: 2 / 3}
+
+    told, _ = read_json(bench.inputs.base.with_suffix(".json"), "base")
+    assert told["miou"] == pytest.approx(sum(told["iou"].values()) / len(told["iou"]))
+    assert (told["fold"], told["base_classes"], told["steps"]) == (0, 10, 2)
+    assert told["images"] + told["held_out"] == len(read_fold_list(bench.list("train")).rows)
 
 
 def test_labels_of_the_base_learner() -> None:

@@ -1,4 +1,4 @@
-"""Tables: main.csv and main.tex, scorings.csv, per_class.csv, groups.csv, the experiment's own tables, and plain text for a terminal.
+"""Tables: main, scorings, per_class, groups, base, those the experiment defines (CSV, some LaTeX), and plain text for a terminal.
 
 Per seed the folds are averaged first; `mean` and `std` are over seeds, `std` being the sample's (n - 1), 0 for one seed. Everything
 is in percent, rounded to two decimals when printed and not before.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from symnet.artifacts import Provenance, file_digest, write_json, write_text
+from symnet.artifacts import Provenance, file_digest, read_json, write_json, write_text
 from symnet.cells import Cell
 from symnet.errors import UserError
 from symnet.experiment import AblationTable
@@ -23,6 +23,7 @@ from symnet.report.latex import caption, footnotes, latex
 
 STAGE = "tables"
 ROW = ["dataset", "method", "backbone", "variant", "protocol", "shot"]  # what tells one row from another
+BASE_COLUMNS = ["dataset", "backbone", "fold", "miou", "worst_class", "worst_iou", "base_classes", "images", "held_out", "steps"]
 ORDER = ["dataset", "shot", "method", "backbone"]  # of rows, data sets as the cells have them
 
 
@@ -50,13 +51,15 @@ def make_tables(
         "scorings.csv": _csv(_averaged(scores, [*ROW, "scoring"], ["fb_iou"])),
         "per_class.csv": _csv(_per_class(classes)),
         "groups.csv": _csv(_grouped(classes, groups or {})),
+        "base.csv": _csv(_bases(cells, root)),
     }
     for name, table in (tables or {}).items():
         made = ablation_table(main, table)
         texts |= {f"{name}.csv": _csv(made), f"{name}.tex": ablation_latex(made, table, rounds)}
     for name, text in texts.items():
         write_text(out / name, text)
-    inputs = {one.path.relative_to(root).as_posix(): file_digest(one.path) for one in rounds}
+    files = [*(one.path for one in rounds), *sorted({cell.base(root) for cell in cells if cell.base(root).is_file()})]
+    inputs = {path.relative_to(root).as_posix(): file_digest(path) for path in files}
     write_json(out / "tables.json", {name: file_digest(out / name) for name in texts}, Provenance(stage=STAGE, inputs=inputs))
 
 
@@ -111,6 +114,18 @@ def _grouped(classes: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> pd.D
     counted = whole.groupby(keys, observed=True)["class"].nunique()
     table = pd.DataFrame({"classes": counted, "iou": by_seed.mean(), "std": by_seed.std(ddof=1).fillna(0.0), "seeds": by_seed.size()})
     return table.reset_index().sort_values([*ORDER, "group", "scoring"], ignore_index=True)
+
+
+def _bases(cells: Sequence[Cell], root: Path) -> pd.DataFrame:
+    """The base learners under the cells: mIoU over base classes of held-out training images, and the class they see least of."""
+    lines = []
+    for cell in sorted({Cell(c.dataset, c.backbone, c.fold, "", 0) for c in cells if c.base(root).is_file()}):
+        told, _ = read_json(cell.base(root), "base")
+        worst = min(told["iou"], key=told["iou"].get, default="")
+        line = {"dataset": cell.dataset, "backbone": cell.backbone, "fold": cell.fold, "miou": 100 * told["miou"]}
+        line |= {"worst_class": worst, "worst_iou": 100 * told["iou"].get(worst, 0.0)}
+        lines.append(line | {name: told[name] for name in BASE_COLUMNS[6:]})
+    return pd.DataFrame(lines, columns=BASE_COLUMNS)
 
 
 def _csv(table: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from symnet.artifacts import Provenance, write_json
 from symnet.cells import Cell
 from symnet.errors import UserError
 from symnet.experiment import AblationTable
@@ -75,6 +76,18 @@ def test_what_the_paper_did_not_print_is_refused(root: Path, table: AblationTabl
 def test_published_figures() -> None:
     assert published("3")["SPM+APA+TDC"] == {"fold0": 69.91, "fold1": 76.16, "fold2": 69.59, "fold3": 62.96, "mean": 69.66}
     assert published("text") == {"HPM instead of SPM": {"mean": 68.42}}
+
+
+def test_base_learners(root: Path) -> None:
+    for fold, iou in ((0, {"bus": 0.5, "cow": 0.25}), (1, {"cat": 0.75})):
+        told = {"fold": fold, "base_classes": 2, "miou": sum(iou.values()) / len(iou), "iou": iou, "images": 9, "held_out": 1, "steps": 3}
+        write_json(CELLS[0].base(root).parent.with_name(f"fold{fold}") / "base.json", told, Provenance(stage="base"))
+    make_tables(CELLS, SEEDS, root, root / "tables")
+    assert (root / "tables" / "base.csv").read_text().splitlines() == [
+        "dataset,backbone,fold,miou,worst_class,worst_iou,base_classes,images,held_out,steps",
+        "pascal5i,resnet50,0,37.50,cow,25.00,2,9,1,3",
+        "pascal5i,resnet50,1,75.00,cat,75.00,2,9,1,3",
+    ]
 
 
 def test_groups_of_classes(root: Path) -> None:

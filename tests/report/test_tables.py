@@ -138,7 +138,7 @@ def test_provenance_beside_the_tables_and_the_same_bytes_twice(root: Path) -> No
         name: after[name] for name in after if name != "tables.json"
     }
     tables, provenance = read_json(root / "tables" / "tables.json", "tables")
-    assert set(tables) == {"main.csv", "main.tex", "scorings.csv", "per_class.csv", "groups.csv"}
+    assert set(tables) == {"main.csv", "main.tex", "scorings.csv", "per_class.csv", "groups.csv", "base.csv"}
     assert len(provenance.inputs) == 8
 
 

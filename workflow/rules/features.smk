@@ -1,5 +1,5 @@
 # REQUIRED INPUTS: a fold's image lists, ImageNet weights
-# OUTPUTS: {dataset}/{backbone}/fold{fold}/base.safetensors, features_{split}.json (a manifest; its shards lie beside it)
+# OUTPUTS: {dataset}/{backbone}/fold{fold}/base.safetensors, base.json, features_{split}.json (a manifest; its shards lie beside it)
 
 
 rule train_base:
@@ -7,7 +7,8 @@ rule train_base:
         settings=lambda w: plan.slice_path("base", w.dataset, w.fold),
         lists=lambda w: plan.base_list(w.dataset, w.fold),
     output:
-        f"{FOLD}/base.safetensors",
+        weights=f"{FOLD}/base.safetensors",
+        measured=f"{FOLD}/base.json",
     log:
         f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/train_base.log",
     conda:
@@ -23,7 +24,7 @@ rule train_base:
             --list {input.lists:q} \
             --fold {wildcards.fold} \
             --threads {threads} \
-            --out {output:q} \
+            --out {output.weights:q} \
             >{log:q} 2>&1
         """
 

@@ -5,12 +5,14 @@
 rule make_tables:
     input:
         plan.metric_files(),
+        bases=plan.base_files(),
         settings=plan.slice_path("tables"),
     output:
         main=f"{ROOT}/tables/main.csv",
         latex=f"{ROOT}/tables/main.tex",
         scorings=f"{ROOT}/tables/scorings.csv",
         per_class=f"{ROOT}/tables/per_class.csv",
+        base=f"{ROOT}/tables/base.csv",
         groups=f"{ROOT}/tables/groups.csv",
         more=sum(plan.table_files().values(), []),
     log:
