@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from symnet.model.resize import resize, resize_mask
 
 EPS = 1e-5  # added to each norm
-PAIRS = 4  # pairs handled together on a CPU
 
 
 def hyper_correlations(query: list[Tensor], support: list[Tensor], mask: Tensor, side: int) -> Tensor:
@@ -29,48 +28,46 @@ def correlation_maps(query: list[Tensor], support: list[Tensor], mask: Tensor, b
     """One map a block: the cosine of each query position with the support foreground, clamped at 0, averaged. Returns [B, N, H, W].
 
     query: N block maps [B, C_i, H, W]; support: N block maps [B, K, C_i, H, W]; mask [B, K, H, W], whose positions equal to 1 are
-    the foreground (none: the map is 0). The K shots are averaged evenly. Memory beside the inputs: at most `budget` elements of
-    cosines, and on a CPU the foreground vectors of `PAIRS` pairs.
+    the foreground (none: the map is 0). The K shots are averaged evenly. A positive factor passes through the clamp, so norms divide sums
+    and weights, never the maps. Memory beside the inputs: at most `budget` elements of products, and on a CPU one pair's foreground.
     """
     batch, shots, height, width = mask.shape
     foreground = (mask.flatten(2) == 1).flatten(0, 1)  # [BK, HW]
-    share = foreground.to(query[0].dtype) / foreground.sum(1, keepdim=True).clamp(min=1)  # each row sums to 1, or is 0
-    pieces = _pieces(foreground)
+    # On a CPU each pair's background is left out of its product. On a GPU that would wait for the device: it gets the weight 0.
+    inside = None if foreground.is_cuda else [row.nonzero().squeeze(1) for row in foreground]
     maps = []
     for q, s in zip(query, support, strict=True):
-        queries = q.flatten(2)
-        queries = (queries / (queries.norm(dim=1, keepdim=True) + EPS)).transpose(1, 2)  # [B, HW, C]
+        queries = q.flatten(2).transpose(1, 2)  # [B, HW, C]
         supports = s.flatten(0, 1).flatten(2)  # [BK, C, HW]
-        found = torch.empty_like(share)
-        for pairs, positions in pieces:
-            found[pairs] = _mean_cosine(queries[pairs // shots], supports[pairs], share[pairs], positions, budget)
-        maps.append(found.view(batch, shots, height, width).mean(1))
+        pairs = _all_at_once(queries, supports, foreground, budget) if inside is None else _pair_by_pair(queries, supports, inside, budget)
+        mean = pairs.view(batch, shots, -1).mean(1) / (q.flatten(2).norm(dim=1) + EPS)  # [B, HW]
+        maps.append(mean.view(batch, height, width))
     return torch.stack(maps, 1)
 
 
-def _pieces(foreground: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-    """Pairs (of query and support) to handle together, and the support positions to look at: pairs [p], positions [p, M] or None (all).
-
-    On a CPU pairs of like foreground size go together and their background is left out of the product. On a GPU that would wait for the
-    device: all pairs at once, all positions.
-    """
-    everything = torch.arange(len(foreground), device=foreground.device)
-    if foreground.is_cuda:
-        return [(everything, None)]
-    counts = foreground.sum(1)
-    inside_first = foreground.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # [BK, HW]
-    return [(pairs, inside_first[pairs, : max(int(counts[pairs].max()), 1)]) for pairs in counts.argsort(stable=True).split(PAIRS)]
+def _all_at_once(queries: Tensor, supports: Tensor, foreground: Tensor, budget: int) -> Tensor:
+    """queries [B, HW, C], supports [BK, C, HW], foreground bool [BK, HW] -> [BK, HW]: mean of |q| cos, clamped."""
+    share = foreground / foreground.sum(1, keepdim=True).clamp(min=1)  # each row sums to 1, or is 0
+    weight = share.to(supports.dtype) / (supports.norm(dim=1) + EPS)
+    return _clamped_mean(queries.repeat_interleave(len(supports) // len(queries), 0), supports, weight, budget)
 
 
-def _mean_cosine(queries: Tensor, supports: Tensor, share: Tensor, positions: Tensor | None, budget: int) -> Tensor:
-    """Unit queries [p, HW, C], supports [p, C, HW], share [p, HW], positions [p, M] -> [p, HW]."""
-    if positions is not None:
-        supports = supports.gather(2, positions.unsqueeze(1).expand(-1, supports.shape[1], -1))  # [p, C, M]
-        share = share.gather(1, positions)
-    supports = supports / (supports.norm(dim=1, keepdim=True) + EPS)
-    step = max(1, budget // share.numel())
-    rows = queries.split(step, 1)
-    return torch.cat([(torch.bmm(piece, supports).clamp_(min=0) @ share.unsqueeze(2)).squeeze(2) for piece in rows], 1)
+def _pair_by_pair(queries: Tensor, supports: Tensor, inside: list[Tensor], budget: int) -> Tensor:
+    """The same, of the positions `inside` of each pair only."""
+    found = queries.new_zeros(len(supports), queries.shape[1])
+    shots = len(supports) // len(queries)
+    for pair, positions in enumerate(inside):
+        if len(positions):
+            chosen = supports[pair].index_select(1, positions)  # [C, M]
+            weight = 1 / ((chosen.norm(dim=0) + EPS) * len(positions))
+            found[pair] = _clamped_mean(queries[pair // shots], chosen, weight, budget)
+    return found
+
+
+def _clamped_mean(queries: Tensor, supports: Tensor, weight: Tensor, budget: int) -> Tensor:
+    """queries [..., P, C], supports [..., C, M], weight [..., M] -> [..., P]: the weighted sum of clamped products, rows in pieces."""
+    rows = queries.split(max(1, budget // weight.numel()), -2)
+    return torch.cat([(torch.matmul(piece, supports).clamp_(min=0) @ weight.unsqueeze(-1)).squeeze(-1) for piece in rows], -1)
 
 
 class Fusion(nn.Module):

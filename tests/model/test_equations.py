@@ -15,6 +15,7 @@ from numpy import ndarray as Array
 from torch import Tensor
 
 from symnet.config import ModelSettings
+from symnet.model import correlation
 from symnet.model.base import Ensemble, base_foreground
 from symnet.model.correlation import Fusion, correlation_maps, hyper_correlations
 from symnet.model.decoder import Decoder
@@ -345,7 +346,7 @@ def twin_correlation(query: Array, support: Array, mask: Array) -> Array:
 
 
 @pytest.mark.parametrize("budget", [1, 200, 1 << 24])
-def test_correlation_maps(budget: int) -> None:
+def test_correlation_maps(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     query = [randn(3, c, 4, 4, seed=c) for c in (3, 6)]
     support = [randn(3, 2, c, 4, 4, seed=c + 1) for c in (3, 6)]
     mask = mask_of(3, 2, 4, 4)
@@ -353,6 +354,10 @@ def test_correlation_maps(budget: int) -> None:
     ours = correlation_maps(query, support, mask, budget)
     assert ours.shape == (3, 2, 4, 4)
     assert ours[2].eq(0).all()
+    monkeypatch.setattr(
+        correlation, "_pair_by_pair", lambda q, s, _, b: correlation._all_at_once(q, s, (mask == 1).flatten(2).flatten(0, 1), b)
+    )
+    torch.testing.assert_close(correlation_maps(query, support, mask, budget), ours)  # as on a GPU
     for b in range(3):
         for n in range(2):
             close(ours[b, n], twin_correlation(query[n][b].numpy(), support[n][b].numpy(), mask[b].numpy()))
