@@ -1,5 +1,7 @@
 """The plan: what the workflow has to make, and what it tells is missing."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,17 @@ def test_training_reads_test_files_where_they_choose_its_weights_alone(tmp_path:
     assert [plan.test_files("shapes", fold, "symnet") for fold in range(4)] == [{}, both, {}, {}]
     uncached = {1: {"train": {"selection": "test_best"}, "features": {"cache_test": False}}}
     assert plan_of("demo.yaml", tmp_path, folds=uncached).test_files("shapes", 1, "symnet") == {"--test-list": str(lists)}
+
+
+def test_jobs_are_told_where_they_run_and_keep_their_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"MALLOC_MMAP_MAX_": "7"}  # a user's own choice stays
+    monkeypatch.setattr(os, "environ", environment)
+    plan_of("demo.yaml", tmp_path, data_root="/there", device="cpu").export()
+    assert environment == {
+        "SYMNET_PYTHON": sys.executable,
+        "SYMNET_DATA": "/there",
+        "SYMNET_RESULTS": str(tmp_path / "results" / "demo"),
+        "SYMNET_DEVICE": "cpu",
+        "MALLOC_MMAP_MAX_": "7",
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    }
