@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from symnet.artifacts import Provenance, digest, file_digest
-from symnet.backbones import Backbone, build_backbone, load_exactly
+from symnet.backbones import Backbone, build_backbone, load_exactly, load_plain
 from symnet.base_learner import base_tensors
 from symnet.checkpoint import save_tensors
 from symnet.data.classes import class_names
@@ -85,10 +85,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint, without `module.` and without PSPNet's second names of its stages. Raises `UserError`."""
     if not path.is_file():
         raise UserError(f"{path}: checkpoint not found")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that are not plain tensors
-        raise UserError(f"{path}: not a file of plain tensors ({one_line(error)[:200]})") from None
+    found = load_plain(path)
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, alone or as `state_dict`)")

@@ -18,7 +18,18 @@ from symnet.backbones.base import Backbone, Levels, load_exactly, side
 from symnet.config import BackboneSettings
 from symnet.errors import UserError, one_line
 
-__all__ = ["BACKBONES", "Backbone", "Levels", "build_backbone", "load_backbone", "load_exactly", "read_state", "side", "weights_path"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "Levels",
+    "build_backbone",
+    "load_backbone",
+    "load_exactly",
+    "load_plain",
+    "read_state",
+    "side",
+    "weights_path",
+]
 
 # name -> module and class; imported when asked for, so that a new backbone touches no other's code hash
 BACKBONES = {
@@ -70,10 +81,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if not found.startswith(stated):
             raise UserError(f"{path}: sha256 starts with {found[:8]}, its name says {stated}: damaged or another file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that are not plain tensors
-        raise UserError(f"{path}: not a file of plain tensors ({one_line(error)[:200]})") from None
+    state = load_plain(path)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: not a state dict (a mapping of names to tensors)")
     return state
+
+
+def load_plain(path: Path) -> object:
+    """What torch.save wrote, if it is tensors and plain values: never a general pickle. Raises `UserError`."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for files that are not plain tensors
+        raise UserError(f"{path}: not a file of plain tensors ({one_line(error)[:200]})") from None
