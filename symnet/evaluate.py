@@ -23,6 +23,7 @@ from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
 from symnet.metrics import protocol_stamp
 from symnet.progress import progress
+from symnet.protocols import SCORINGS
 from symnet.scoring import Counts
 from symnet.sources import ahead, make_batch, open_source, requests_of
 
@@ -61,7 +62,7 @@ def evaluate(
     rounds: list[Round],
     device: torch.device,
 ) -> None:
-    """Run every round and write its metric file. Both scorings are always computed, of the same predictions.
+    """Run every round and write its metric file. All scorings are always computed, of the same predictions.
 
     `method_name` is the method behind the cell's row.
     """
@@ -77,7 +78,7 @@ def evaluate(
         _load(method, inputs.model, method_name, cell.shot, settings)
     method.to(device).eval()
     reader = open_reader(settings.data, settings.protocol, data_root)
-    novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)
+    novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.protocol.split)
     if seen := [names[c - 1] for c in novel if c in base.classes]:
         raise UserError(
             f"{inputs.base}: was trained on {', '.join(seen)}, which fold {cell.fold} tests; give the base learner of that fold"
@@ -129,13 +130,13 @@ def _payload(
 ) -> dict[str, Any]:
     names = class_names(settings.data.classes)
     protocol = settings.protocol.model_dump(mode="json") | {"image_size": settings.pixels.size}
-    scored = {scoring: counts.of(scoring) for scoring in ("padded", "original")}
+    scored = {scoring: counts.of(scoring) for scoring in SCORINGS}
     return {
         "cell": {"experiment": experiment, **cell.as_dict(), "seed": seed},
         "variant": settings.model.variant if "model" in METHODS[method].settings else "",
         "protocol": protocol,
         "protocol_stamp": protocol_stamp(protocol),
-        "classes": [names[c - 1] for c in novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)],
+        "classes": [names[c - 1] for c in novel_classes(cell.fold, len(names), settings.data.folds, settings.protocol.split)],
         "outputs": {output: {scoring: scored[scoring][output] for scoring in scored} for output in scored["padded"]},
         "left_out": dropped,
         "episodes": episodes,

@@ -109,7 +109,7 @@ class Plan:
 
     def test_files(self, dataset: str, fold: int | str, row: str) -> dict[str, str]:
         """Option to file: what training reads of the fold's test images. None but for selection test_best: theirs must retrain no other."""
-        if self.settings(dataset, int(fold), row).train.selection != "test_best":
+        if self.settings(dataset, int(fold), row).protocol.selection != "test_best":
             return {}
         found = {"--test-list": str(lists_folder(self.folder, dataset, int(fold)) / "test.csv")}
         for path in self.cache_file("test", dataset, fold):

@@ -121,9 +121,9 @@ class ImageSource:
 
     def _view(self, request: Request) -> View:
         if request.seed is None:
-            return make_view(self.settings, self.reader, self.split, (request.image, FIXED))
+            return make_view(self.settings, self.reader, self.split, (request.image, FIXED), self.base.classes)
         draw = int(np.random.default_rng(request.seed).integers(1 << 31))
-        return make_view(self.settings, self.reader, self.split, (request.image, 0), request.wanted, draw)
+        return make_view(self.settings, self.reader, self.split, (request.image, 0), self.base.classes, request.wanted, draw)
 
 
 def open_source(

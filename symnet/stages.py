@@ -20,7 +20,7 @@ from symnet.errors import UserError, one_line
 from symnet.experiment import Experiment, validate
 from symnet.methods import METHODS
 
-_LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd")
+_LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd", "protocol.split")
 _NETWORK = ("backbone.name",)
 
 
@@ -45,7 +45,9 @@ STAGES = {
         ("data", *_LISTS, "pixels", *_NETWORK, "features.dtype", "features.train_views", "features.seed", "base.holdout", "base.seed"),
     ),
     "train": Stage(
-        "symnet.train", ("data", *_LISTS, "pixels", *_NETWORK, "features.train_views", "base.holdout", "base.seed", "train"), method=True
+        "symnet.train",
+        ("data", *_LISTS, "pixels", *_NETWORK, "features.train_views", "base.holdout", "base.seed", "protocol.selection", "train"),
+        method=True,
     ),
     "evaluate": Stage(
         "symnet.evaluate",
@@ -62,7 +64,9 @@ _PLUMBING = {
     "symnet",
     *(
         f"symnet.{name}"
-        for name in ("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "methods", "progress", "watch")
+        for name in (
+            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "methods", "progress", "protocols", "watch"),
+        )
     ),
 }
 

@@ -57,14 +57,14 @@ class Inputs:
     test_features: Path | None = None
 
     def check(self, selection: str) -> None:
-        """Raises `UserError` where they do not fit `train.selection`."""
+        """Raises `UserError` where they do not fit `protocol.selection`."""
         if selection == "test_best" and self.test_list is None:
             raise UserError(
-                "train.selection is test_best, which keeps the weights that are best on the fold's test list: that list is missing, "
+                "protocol.selection is test_best, which keeps the weights that are best on the fold's test list: that list is missing, "
                 "give --test-list (and --test-features where the test images are cached)"
             )
         if selection != "test_best" and (self.test_list or self.test_features):
-            raise UserError(f"--test-list, --test-features: found one, but train.selection is {selection}; only test_best reads them")
+            raise UserError(f"--test-list, --test-features: found one, but protocol.selection is {selection}; only test_best reads them")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def train(
     settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, deadline: float | None = None
 ) -> None:
     """Train and write the selected weights to `out`. Raises `Stopped` on a signal or the deadline, `UserError` on bad input or NaN."""
-    selection = settings.train.selection
+    selection = settings.protocol.selection
     inputs.check(selection)
     with _only_writer(run.state):
         train_list, held = holdout(read_fold_list(inputs.train_list), settings.base.holdout, settings.base.seed)
@@ -211,7 +211,7 @@ def _loop(
         watch.add(trainer.step, seen, last=trainer.step == trainer.steps)
         if validation.episodes and (trainer.step % every == 0 or trainer.step == trainer.steps):
             score = validate(trainer.method, validation.source, validation.episodes, base, vectors, t.batch_size // t.accumulate)
-            journal.log(trainer.step, **{f"{t.selection}.miou": score})
+            journal.log(trainer.step, **{f"{settings.protocol.selection}.miou": score})
             if trainer.best is None or score > trainer.best[0]:
                 trainer.best = (score, trainer.weights())
         if stop.requested or time.monotonic() - saved > run.checkpoint_seconds:
@@ -238,13 +238,14 @@ def _validation_episodes(settings: Settings, inputs: Inputs, held: FoldList, sho
     where the test list has no class with enough images; where the held-out images have none, that is told and the last weights are taken.
     """
     t = settings.train
-    if t.selection == "last":
+    selection = settings.protocol.selection
+    if selection == "last":
         return []
     try:
         chosen_on = held if inputs.test_list is None else read_fold_list(inputs.test_list)
         episodes = TrainingEpisodes(chosen_on, shots, t.seed + 1, "image")
     except UserError:
-        if t.selection == "test_best":
+        if selection == "test_best":
             raise
         print(f"warning: no base class has {shots + 1} held-out images; the last weights are taken (raise base.holdout)", flush=True)
         return []

@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 track = typer.Typer(no_args_is_help=True, help="Runs in MLflow.")
 app.add_typer(track, name="track", rich_help_panel="Results")
+protocol = typer.Typer(no_args_is_help=True, help="What makes two numbers comparable, and what does not.")
+app.add_typer(protocol, name="protocol", rich_help_panel="Data")
 
 DATA, LEARN, RESULTS = "Data", "Learning", "Results"
 

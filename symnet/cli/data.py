@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from symnet.artifacts import digest, file_digest
+from symnet.artifacts import Provenance, digest, file_digest
 from symnet.cli.app import DATA, Config, Dataset, Fold, FoldLists, Out, Results, Seeds, Workers, app
 from symnet.cli.jobs import data_root, first_of, numbers, settings_of, shared_root
 from symnet.errors import UserError
@@ -79,14 +79,11 @@ def episodes(
 
     settings = settings_of(config, "episodes", dataset, fold)
     fold_list = read_fold_list(list_)
+    rules = settings.protocol.model_dump(warnings=False)
     for seed in numbers(seeds):
         manifest = make_manifest(fold_list, shot, seed, settings.protocol.episodes, settings.protocol.sampling)
-        write_manifest(
-            out / f"seed{seed}.csv",
-            manifest,
-            digest([settings.protocol.model_dump(warnings=False), seed, shot]),
-            {"list": file_digest(list_)},
-        )
+        made_by = Provenance(stage="episodes", settings=digest([rules, seed, shot]), protocol=rules, inputs={"list": file_digest(list_)})
+        write_manifest(out / f"seed{seed}.csv", manifest, made_by)
 
 
 @app.command(rich_help_panel=DATA)

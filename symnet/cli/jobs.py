@@ -52,7 +52,8 @@ def provenance_of(
     inputs = {name: file_digest(path) for name, path in files.items()} | (shared if isinstance(shared, dict) else {})
     values = settings.model_dump(mode="json", warnings=False) | more
     backbone = settings.backbone.name if hasattr(settings, "backbone") else None
-    return Provenance(stage=stage, settings=digest(values), code=code_hash(code or stage, method, backbone), inputs=inputs)
+    rules = values.get("protocol", {})
+    return Provenance(stage=stage, settings=digest(values), protocol=rules, code=code_hash(code or stage, method, backbone), inputs=inputs)
 
 
 def use_device(name: str, threads: int) -> "torch.device":

@@ -95,7 +95,7 @@ def train(
     row: Row = "symnet",
     method: MethodOf = None,
     features: Features = None,
-    test_list: Annotated[Path | None, typer.Option(help="The fold's test list, for train.selection test_best.")] = None,
+    test_list: Annotated[Path | None, typer.Option(help="The fold's test list, for protocol.selection test_best.")] = None,
     test_features: Annotated[Path | None, typer.Option(help="Its feature cache; left out: recomputed.")] = None,
     results: Results = Path("results"),
     device: Device = "auto",
@@ -112,7 +112,7 @@ def train(
 
     settings, method = job_of(config, "train", dataset, fold, row, method)
     inputs = Inputs(list_, base, embeddings, features, test_list, test_features)
-    inputs.check(settings.train.selection)
+    inputs.check(settings.protocol.selection)
     files = {"list": list_, "base": base, "embeddings": embeddings}
     files |= {name: path for name, path in (("features", features), ("test_list", test_list), ("test_features", test_features)) if path}
     provenance = provenance_of("train", settings, files, method=method, shot=shot)

@@ -81,12 +81,12 @@ def test_the_learning_rate_reruns_training_and_on(project: Project) -> None:
 
 
 def test_selection_on_the_test_fold_reads_that_fold_s_test_files(project: Project) -> None:
-    project.configure(edited(folds={1: {"train": {"selection": "test_best"}}}))
-    assert project.planned() == {"train_method": 1, "evaluate_method": 1, **REPORT}
+    project.configure(edited(protocol={"selection": "test_best"}))
+    assert project.planned() == {"train_method": 2, "evaluate_method": 4, **REPORT}
     commands = project.snakemake("-n", "-p").stdout
-    assert re.findall(r"--test-(?:list|features) (\S+)", commands) == [
-        "results/tiny/shapes/lists/fold1/test.csv",
-        "results/tiny/shapes/efficientnet_lite0/fold1/features_test.json",
+    assert sorted(re.findall(r"--test-(?:list|features) (\S+)", commands)) == [
+        *(f"results/tiny/shapes/efficientnet_lite0/fold{fold}/features_test.json" for fold in range(2)),
+        *(f"results/tiny/shapes/lists/fold{fold}/test.csv" for fold in range(2)),
     ]
 
 
