@@ -47,7 +47,12 @@ class DataSettings(Section):
     images: dict[Literal["train", "test"], str] = Field({"train": "JPEGImages", "test": "JPEGImages"}, description="image folder per split")
     masks: str = Field("SegmentationClassAug", description="folder of index PNGs (voc layout)")
     annotations: dict[Literal["train", "test"], str] = Field({}, description="instances_*.json per split (coco)")
-    lists: dict[Literal["train", "test"], tuple[str, ...]] = Field({}, description="text files of image ids per split, united (voc layout)")
+    lists: dict[Literal["train", "test"], tuple[str, ...]] = Field(
+        {}, description="text files of image ids per split, united (voc layout); none at all: every mask, split by `test_share`"
+    )
+    test_share: float = Field(
+        0.3, gt=0, lt=1, description="share of images in the test split where there are no lists (voc layout), by a hash of their ids"
+    )
     classes: str | tuple[str, ...] = Field("voc", description="voc, coco, shapes, or the class names in order of their index (from 1)")
     folds: int = Field(4, ge=1, le=20, description="number of folds; it must divide the number of classes")
     bad_files: Literal["refuse", "skip"] = Field("refuse", description="skip: leave unreadable images and masks out, and count them")

@@ -20,6 +20,7 @@ from symnet.data.folds import refresh_folds
 from symnet.experiment import Experiment, make_experiment
 from symnet.methods import METHODS
 from symnet.report import PUBLISHED
+from symnet.report.counts import PUBLISHED_COUNTS
 from symnet.stages import code_hash, restrict, slice_settings
 
 SAMPLE = 1 << 20  # bytes read at each end of a large file to tell whether it changed
@@ -136,8 +137,8 @@ class Plan:
         return mark(weights_path(self.settings(dataset).backbone, self.experiment.root))
 
     def published_mark(self) -> str:
-        """Changes when the paper's figures, printed beside ours, do."""
-        return mark(PUBLISHED)
+        """Changes when the published figures and counts, printed beside ours, do."""
+        return mark(PUBLISHED) + mark(PUBLISHED_COUNTS)
 
     def vectors_mark(self, dataset: str) -> str:
         """Changes when the file of word vectors does; empty where it is absent."""
@@ -176,7 +177,7 @@ class Plan:
         }
         yield self.slice_path("tables"), json.dumps(expected, indent=1) + "\n"
         for dataset in self.datasets:
-            for stage in ("shapes", "folds", "embeddings"):
+            for stage in ("shapes", "folds", "counts", "embeddings"):
                 yield self._slice(stage, dataset, None)
             for fold in self.folds(dataset):
                 for stage in ("episodes", "base", "features_test", "features_train"):

@@ -36,6 +36,7 @@ class Stage:
 STAGES = {
     "shapes": Stage("symnet.data.shapes", ("shapes",)),
     "folds": Stage("symnet.data.folds", ("data", *_LISTS)),
+    "counts": Stage("symnet.report.counts", ("data.classes", "data.folds", *_LISTS)),
     "episodes": Stage("symnet.data.episodes", ("protocol.episodes", "protocol.sampling")),
     "embeddings": Stage("symnet.embeddings", ("text", "data.classes")),
     "base": Stage("symnet.base_learner", ("data", *_LISTS, "pixels", "backbone", "base")),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from symnet.cells import Cell
 from symnet.data.episodes import make_manifest, read_manifest, write_manifest
 from symnet.data.folds import read_fold_list
 from symnet.data.readers import open_reader
+from symnet.data.transforms import augment
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.features import FIXED, FeatureCache, make_features, make_view
@@ -69,6 +71,24 @@ def test_maps_of_several_sides_pass_through_the_cache(bench: Bench, tmp_path: Pa
         assert torch.equal(found, wanted)
     images = ImageSource(bench.settings("evaluate", "symnet"), reader, "test", base, CPU)
     assert (CacheSource(out, CPU).side, images.side) == (3, 3)
+
+
+def test_novel_pixels_of_training_images_are_background_before_the_crop_is_chosen(bench: Bench) -> None:
+    """Of an image of a novel class alone, the crop has no foreground to keep: the first place that was drawn is taken."""
+    settings = bench.settings("features_train")
+    reader = open_reader(settings.data, settings.protocol, bench.root)
+    base = load_base(bench.inputs.base).classes
+    mixed = [r for r in read_fold_list(bench.root / "lists" / "train.csv").rows if set(r.classes) - set(base)]
+    assert mixed
+    for row in mixed[:6]:
+        image, mask = reader.load("train", row.image)
+        view = make_view(settings, reader, "train", (row.image, 0), base)
+        assert set(view.mask.unique().tolist()) <= {0, 255, *base}
+        rng = np.random.default_rng([settings.features.seed, 0, *row.image.encode()])
+        kept = np.isin(mask, [*base, 255])
+        pixels, truth = augment(image, np.where(kept, mask, 0).astype(np.uint8), settings.pixels, rng)
+        assert torch.equal(view.image, pixels)
+        assert torch.equal(view.mask, truth)
 
 
 def test_a_batch_arranges_queries_and_supports(bench: Bench) -> None:

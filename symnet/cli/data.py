@@ -61,6 +61,28 @@ def folds(
 
 
 @app.command(rich_help_panel=DATA)
+def counts(
+    config: Config,
+    lists: Annotated[Path, typer.Option(help="Folder of the index and the folds' lists (from `symnet folds`).")],
+    out: Out,
+    dataset: Dataset = "pascal5i",
+    against: Annotated[
+        Path | None, typer.Option(help="Lists of other rules: OUT's name with -differences tells which images differ.")
+    ] = None,
+) -> None:
+    """Count images and pairs of the folds' lists, beside the published counts: OUT (CSV), its text printed.
+
+    Example: symnet counts --config config/config.yaml --lists results/benchmark/pascal5i/lists --out counts.csv
+    """
+    from symnet.report.counts import make_counts, write_differences
+
+    settings = settings_of(config, "counts", dataset)
+    print(make_counts(settings, dataset, lists, out))
+    if against is not None:
+        print(write_differences(settings, lists, against, out.with_name(f"{out.stem}-differences.csv")))
+
+
+@app.command(rich_help_panel=DATA)
 def episodes(
     config: Config,
     list_: FoldLists,

@@ -199,8 +199,8 @@ def import_checkpoint(
 
     classes = None
     if config is not None:
-        data = load_experiment(config).settings(dataset).data
-        classes = Classes(class_names(data.classes), data.folds, data.split, dataset)
+        settings = load_experiment(config).settings(dataset)
+        classes = Classes(class_names(settings.data.classes), settings.data.folds, settings.protocol.split, dataset)
     found = import_checkpoint(file, out or file.with_suffix(""), fold, classes, module_hash("symnet.importing"))
     shots = f", {found.shots} shot" if found.shots else ""
     of_fold = ", of an unknown fold: fit to be tested, give --fold to train on it" if found.fold is None else f" of fold {found.fold}"

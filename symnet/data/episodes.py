@@ -3,7 +3,6 @@
 Both are pure functions of (list, shot, seed): the same on every machine, whatever the number of workers, wherever a run resumes.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from numpy.random import PCG64, Generator, SeedSequence
 
 from symnet.artifacts import Provenance, read_table, write_table
 from symnet.data.folds import FoldList
+from symnet.data.readers import place_of
 from symnet.errors import UserError
 
 # first word of every seed, so that no two kinds of draw share a stream
@@ -117,14 +117,9 @@ def holdout(fold_list: FoldList, share: float, seed: int) -> tuple[FoldList, Fol
 
     Each image is placed by a hash of its own id, so that one image more or less moves no other.
     """
-    places = [_place(row.image, seed) < share for row in fold_list.rows]
+    places = [place_of(row.image, seed) < share for row in fold_list.rows]
     held = tuple(row for row, out in zip(fold_list.rows, places, strict=True) if out)
     return FoldList(tuple(row for row, out in zip(fold_list.rows, places, strict=True) if not out)), FoldList(held)
-
-
-def _place(image: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the id and the seed alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{image}".encode()).digest()[:6], "big") / 2**48
 
 
 class _Pool:

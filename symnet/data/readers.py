@@ -1,6 +1,7 @@
 """What every data set layout offers the stages: image ids per split, images, masks, and the files that decide them."""
 
 import abc
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -67,6 +68,11 @@ def require(path: Path, key: str, kind: Literal["folder", "file"], data_root: Pa
     if path.is_dir() if kind == "folder" else path.is_file():
         return path
     raise UserError(one_line(f"{key}: {kind} {path} not found; it is looked for under {data_root} (key data_root or SYMNET_DATA)"))
+
+
+def place_of(image: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the id and the seed alone: splits by it move no other image when one comes or goes."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{image}".encode()).digest()[:6], "big") / 2**48
 
 
 def check_id(image: str, where: Path) -> str:
