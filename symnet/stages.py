@@ -36,6 +36,7 @@ class Stage:
 STAGES = {
     "shapes": Stage("symnet.data.shapes", ("shapes",)),
     "folds": Stage("symnet.data.folds", ("data", *_LISTS)),
+    "store": Stage("symnet.data.store", ("data", "protocol.crowd")),
     "episodes": Stage("symnet.data.episodes", ("protocol.episodes", "protocol.sampling")),
     "embeddings": Stage("symnet.embeddings", ("text", "data.classes")),
     "base": Stage("symnet.base_learner", ("data", *_LISTS, "pixels", "backbone", "base")),
@@ -64,6 +65,7 @@ _PLUMBING = {
         f"symnet.{name}"
         for name in ("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "methods", "progress", "watch")
     ),
+    "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own
 }
 
 

@@ -86,6 +86,7 @@ def test_other_settings_cannot_be_read(stage: str, method: str | None) -> None:
 
 TRAINED, TESTED = [("train", "symnet")], [("evaluate", "symnet"), ("evaluate", "prototype")]
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
+STORED: list[Job] = [("store", None)]
 LISTED: list[Job] = [("folds", None), ("base", None), *FEATURES, *TRAINED, *TESTED]
 
 
@@ -98,8 +99,10 @@ LISTED: list[Job] = [("folds", None), ("base", None), *FEATURES, *TRAINED, *TEST
         ({"protocol": {"scoring": "original"}}, TESTED),
         ({"protocol": {"name": "mine"}}, TESTED),
         ({"protocol": {"min_pixels": 7}}, LISTED),
-        ({"data": {"root": "x"}}, LISTED),
-        ({"data": {"classes": "shapes"}}, [("embeddings", None), *LISTED]),
+        ({"protocol": {"crowd": "drop"}}, [*STORED, *LISTED]),
+        ({"data": {"root": "x"}}, [*STORED, *LISTED]),
+        ({"data": {"classes": "shapes"}}, [("embeddings", None), *STORED, *LISTED]),
+        ({"store": {"images": True}}, []),
         ({"model": {"tau1": 0.6}}, [("train", "symnet"), ("evaluate", "symnet")]),
         ({"evaluate": {"batch_size": 1}}, TESTED),
         ({"features": {"cache_test": False}}, TESTED),
@@ -222,6 +225,7 @@ def test_plumbing_reruns_nothing(name: str, hashes: Any) -> None:
         ("symnet.report.tables", {"tables"}),
         ("symnet.tracking", {"track"}),
         ("symnet.data.shapes_draw", {"shapes"}),
+        ("symnet.data.store", {"store"}),
         ("symnet.evaluate", {"evaluate-symnet", "evaluate-prototype"}),
         ("symnet.methods.prototype", {"evaluate-prototype"}),
         ("symnet.methods.symnet", {"train-symnet", "evaluate-symnet"}),
