@@ -64,17 +64,19 @@ def train_base(
     out: Path,
     device: torch.device,
     provenance: Provenance,
+    store: Path | None = None,
 ) -> float:
     """Train, measure and write the base learner of a fold. Returns its mIoU over base classes, 0 to 1.
 
     Beside `out`, in a JSON of the same name, stands what was measured: IoU by class over the held-out training images, at the test
-    transform. Raises `UserError` when the mIoU is below `base.floor`: what builds on a blind base learner is worth nothing.
+    transform. store: where images are kept decoded. Raises `UserError` when the mIoU is below `base.floor`: what builds on a blind base
+    learner is worth nothing.
     """
     base = settings.base
     torch.manual_seed(base.seed)
     names = class_names(settings.data.classes)
     classes = base_classes(fold, len(names), settings.data.folds, settings.data.split)
-    reader = open_reader(settings.data, settings.protocol, data_root)
+    reader = open_reader(settings.data, settings.protocol, data_root, store=store)
     train, held = holdout(read_fold_list(train_list), base.holdout, base.seed)
     backbone = load_backbone(settings.backbone, weights_root).to(device)
     head = PSPHead(backbone.high_channels, len(classes) + 1, base.width).to(device)

@@ -31,13 +31,17 @@ STAGE = "evaluate"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files an evaluation reads. `features`: the test cache, None to recompute; `model`: None for a method that is not trained."""
+    """Files an evaluation reads. `features`: the test cache, None to recompute; `model`: None for a method that is not trained.
+
+    `store`: where images are kept decoded, None to decode them.
+    """
 
     test_list: Path
     base: Path
     embeddings: Path
     features: Path | None
     model: Path | None
+    store: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,12 @@ def evaluate(
             f"{inputs.base}: its backbone is {base.name}, backbone.name is {settings.backbone.name}; set that, or give another file"
         )
     names, vectors = read_embeddings(inputs.embeddings)
-    source = open_source(settings, data_root, "test", inputs.features, base, device)
+    source = open_source(settings, data_root, "test", inputs.features, base, device, inputs.store)
     method = method_class(method_name)(settings, base.backbone, cell.shot, vectors.shape[1], source.side)
     if METHODS[method_name].trained:
         _load(method, inputs.model, method_name, cell.shot, settings)
     method.to(device).eval()
-    reader = open_reader(settings.data, settings.protocol, data_root)
+    reader = open_reader(settings.data, settings.protocol, data_root, store=inputs.store)
     novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)
     if seen := [names[c - 1] for c in novel if c in base.classes]:
         raise UserError(

@@ -78,9 +78,20 @@ def train_rows(train: FoldList, held: FoldList, views: int) -> list[Row]:
 
 
 def make_features(
-    settings: Settings, data_root: Path, lists: Path, split: Split, base_file: Path, out: Path, device: torch.device, provenance: Provenance
+    settings: Settings,
+    data_root: Path,
+    lists: Path,
+    split: Split,
+    base_file: Path,
+    out: Path,
+    device: torch.device,
+    provenance: Provenance,
+    store: Path | None = None,
 ) -> None:
-    """Write the cache of a fold's `split` (train or test list at `lists`). Raises `UserError` for images that cannot be read."""
+    """Write the cache of a fold's `split` (train or test list at `lists`). Raises `UserError` for images that cannot be read.
+
+    store: where images are kept decoded.
+    """
     fold_list = read_fold_list(lists)
     if split == "train":
         train, held = holdout(fold_list, settings.base.holdout, settings.base.seed)
@@ -88,7 +99,7 @@ def make_features(
     else:
         rows = [(row.image, FIXED) for row in fold_list.rows]
     base = load_base(base_file).to(device)
-    reader = open_reader(settings.data, settings.protocol, data_root)
+    reader = open_reader(settings.data, settings.protocol, data_root, store=store)
     size = settings.pixels.size
     key = digest([provenance.settings, provenance.code, provenance.inputs, split])[:12]
     folder = out.parent / f"{out.stem}-{key}"

@@ -127,12 +127,18 @@ class ImageSource:
 
 
 def open_source(
-    settings: Settings, data_root: Path, split: Split, features: Path | None, base: BaseLearner, device: torch.device
+    settings: Settings,
+    data_root: Path,
+    split: Split,
+    features: Path | None,
+    base: BaseLearner,
+    device: torch.device,
+    store: Path | None = None,
 ) -> Source:
-    """The cache where there is one, else the images."""
+    """The cache where there is one, else the images, from their store where there is one."""
     if features is not None:
         return CacheSource(features, device)
-    return ImageSource(settings, open_reader(settings.data, settings.protocol, data_root), split, base, device)
+    return ImageSource(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
 
 
 def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None) -> list[Request]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from symnet.artifacts import Provenance, digest, file_digest
 from symnet.config import Settings
+from symnet.data.readers import Split
 from symnet.errors import UserError
 from symnet.experiment import load_experiment
 from symnet.methods import known_method
@@ -53,6 +54,17 @@ def provenance_of(
     values = settings.model_dump(mode="json", warnings=False) | more
     backbone = settings.backbone.name if hasattr(settings, "backbone") else None
     return Provenance(stage=stage, settings=digest(values), code=code_hash(code or stage, method, backbone), inputs=inputs)
+
+
+def store_of(store: Path | None, train: Path | None = None, test: Path | None = None) -> Path | None:
+    """`store`, once it is known to hold what the lists name. Raises `UserError`."""
+    from symnet.data.folds import read_fold_list
+    from symnet.data.stored import check_lists
+
+    if store is not None:
+        lists: tuple[tuple[Split, Path | None], ...] = (("train", train), ("test", test))
+        check_lists(store, {split: read_fold_list(path) for split, path in lists if path})
+    return store
 
 
 def use_device(name: str, threads: int) -> "torch.device":
