@@ -2,8 +2,8 @@
 
 Every artifact carries a provenance: schema version, stage, settings hash, the rules of the protocol behind it, code hash, the sha256 of
 its inputs and of its own content. It never holds a time or a host, so the same work gives the same bytes. Readers check the content's
-sum and refuse what does not fit. JSON is handled here; HDF5 lives in `features`, tensors in `checkpoint`, both on top of `replacing`
-and `Provenance`.
+sum and refuse what does not fit. JSON is handled here; HDF5 lives in `features` and `data.store`, tensors in `checkpoint`, all on top of
+`replacing` and `Provenance`.
 """
 
 import contextlib

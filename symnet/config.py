@@ -58,6 +58,15 @@ class DataSettings(Section):
     bad_files: Literal["refuse", "skip"] = Field("refuse", description="skip: leave unreadable images and masks out, and count them")
 
 
+class StoreSettings(Section):
+    """Images kept decoded. No pixel depends on it, and no job reruns when it is set."""
+
+    images: bool = Field(
+        False,
+        description="decode images and masks once and keep them in HDF5, for GPUs that else wait (PASCAL 8.6 GB, COCO more than 100)",
+    )
+
+
 class ShapesSettings(Section):
     """The embedded data set."""
 
@@ -258,6 +267,7 @@ class Settings(Section):
     """All that a stage may depend on, for one data set and fold."""
 
     data: DataSettings = DataSettings()
+    store: StoreSettings = StoreSettings()
     shapes: ShapesSettings = ShapesSettings()
     protocol: ProtocolSettings = ProtocolSettings()
     pixels: PixelSettings = PixelSettings()

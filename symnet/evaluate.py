@@ -17,6 +17,7 @@ from symnet.data.classes import class_names
 from symnet.data.episodes import Episode, left_out, read_manifest
 from symnet.data.folds import novel_classes, read_fold_list
 from symnet.data.readers import Reader, open_reader
+from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError, one_line
 from symnet.methods import METHODS, method_class
@@ -32,13 +33,17 @@ STAGE = "evaluate"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files an evaluation reads. `features`: the test cache, None to recompute; `model`: None for a method that is not trained."""
+    """Files an evaluation reads. `features`: the test cache, None to recompute; `model`: None for a method that is not trained.
+
+    `store`: where images are kept decoded, None to decode them.
+    """
 
     test_list: Path
     base: Path
     embeddings: Path
     features: Path | None
     model: Path | None
+    store: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,12 @@ def evaluate(
             f"{inputs.base}: its backbone is {base.name}, backbone.name is {settings.backbone.name}; set that, or give another file"
         )
     names, vectors = read_embeddings(inputs.embeddings)
-    source = open_source(settings, data_root, "test", inputs.features, base, device)
+    source = open_source(settings, data_root, "test", inputs.features, base, device, inputs.store)
     method = method_class(method_name)(settings, base.backbone, cell.shot, vectors.shape[1], source.side)
     if METHODS[method_name].trained:
         _load(method, inputs.model, method_name, cell.shot, settings)
     method.to(device).eval()
-    reader = open_reader(settings.data, settings.protocol, data_root)
+    reader = open_reader(settings.data, settings.protocol, data_root, store=inputs.store)
     novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.protocol.split)
     if seen := [names[c - 1] for c in novel if c in base.classes]:
         raise UserError(

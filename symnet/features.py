@@ -25,6 +25,7 @@ from symnet.config import Settings
 from symnet.data.episodes import holdout
 from symnet.data.folds import FoldList, read_fold_list
 from symnet.data.readers import Reader, Split, open_reader
+from symnet.data.stored import Store
 from symnet.data.transforms import augment, fit, only_classes
 from symnet.errors import UserError
 from symnet.progress import progress
@@ -89,9 +90,20 @@ def train_rows(train: FoldList, held: FoldList, views: int) -> list[Row]:
 
 
 def make_features(
-    settings: Settings, data_root: Path, lists: Path, split: Split, base_file: Path, out: Path, device: torch.device, provenance: Provenance
+    settings: Settings,
+    data_root: Path,
+    lists: Path,
+    split: Split,
+    base_file: Path,
+    out: Path,
+    device: torch.device,
+    provenance: Provenance,
+    store: Store | None = None,
 ) -> None:
-    """Write the cache of a fold's `split` (train or test list at `lists`). Raises `UserError` for images that cannot be read."""
+    """Write the cache of a fold's `split` (train or test list at `lists`). Raises `UserError` for images that cannot be read.
+
+    store: where images are kept decoded.
+    """
     fold_list = read_fold_list(lists)
     if split == "train":
         train, held = holdout(fold_list, settings.base.holdout, settings.base.seed)
@@ -99,7 +111,7 @@ def make_features(
     else:
         rows = [(row.image, FIXED) for row in fold_list.rows]
     base = load_base(base_file).to(device)
-    reader = open_reader(settings.data, settings.protocol, data_root)
+    reader = open_reader(settings.data, settings.protocol, data_root, store=store)
     size = settings.pixels.size
     key = digest([provenance.settings, provenance.code, provenance.inputs, split])[:12]
     folder = out.parent / f"{out.stem}-{key}"

@@ -37,6 +37,7 @@ STAGES = {
     "shapes": Stage("symnet.data.shapes", ("shapes",)),
     "folds": Stage("symnet.data.folds", ("data", *_LISTS)),
     "counts": Stage("symnet.report.counts", ("data.classes", "data.folds", *_LISTS)),
+    "store": Stage("symnet.data.store", ("data", "protocol.crowd")),
     "episodes": Stage("symnet.data.episodes", ("protocol.episodes", "protocol.sampling")),
     "embeddings": Stage("symnet.embeddings", ("text", "data.classes")),
     "base": Stage("symnet.base_learner", ("data", *_LISTS, "pixels", "backbone", "base")),
@@ -69,6 +70,7 @@ _PLUMBING = {
             *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "methods", "progress", "protocols", "watch"),
         )
     ),
+    "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own
 }
 
 

@@ -22,6 +22,7 @@ from symnet.checkpoint import load_latest, save_state, save_tensors
 from symnet.config import Settings
 from symnet.data.episodes import Episode, TrainingEpisodes, holdout
 from symnet.data.folds import FoldList, read_fold_list
+from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.journal import Journal
@@ -46,7 +47,7 @@ class Stopped(Exception):
 @dataclass(frozen=True)
 class Inputs:
     """Files a training job reads. `features`: the training cache, None to recompute. `test_list`, and `test_features` where the test
-    images are cached: for selection test_best, and for no other.
+    images are cached: for selection test_best, and for no other. `store`: where images are kept decoded, None to decode them.
     """
 
     train_list: Path
@@ -55,6 +56,7 @@ class Inputs:
     features: Path | None = None
     test_list: Path | None = None
     test_features: Path | None = None
+    store: Store | None = None
 
     def check(self, selection: str) -> None:
         """Raises `UserError` where they do not fit `protocol.selection`."""
@@ -146,8 +148,10 @@ def train(
         base = load_base(inputs.base).to(device)
         if not base.classes:
             raise UserError(f"{inputs.base}: was imported without its fold, so its base classes are not known; import it with --fold")
-        source = open_source(settings, data_root, "train", inputs.features, base, device)
-        tested = open_source(settings, data_root, "test", inputs.test_features, base, device) if selection == "test_best" else source
+        source = open_source(settings, data_root, "train", inputs.features, base, device, inputs.store)
+        tested = source
+        if selection == "test_best":
+            tested = open_source(settings, data_root, "test", inputs.test_features, base, device, inputs.store)
         validation = Validation(_validation_episodes(settings, inputs, held, run.shots), tested)
         method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
         trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))

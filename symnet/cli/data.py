@@ -7,7 +7,7 @@ import typer
 
 from symnet.artifacts import Provenance, digest, file_digest
 from symnet.cli.app import DATA, Config, Dataset, Fold, FoldLists, Out, Results, Seeds, Workers, app
-from symnet.cli.jobs import data_root, first_of, numbers, settings_of, shared_root
+from symnet.cli.jobs import data_root, first_of, numbers, provenance_of, settings_of, shared_root
 from symnet.errors import UserError
 from symnet.stages import slice_of
 
@@ -80,6 +80,26 @@ def counts(
     print(make_counts(settings, dataset, lists, out))
     if against is not None:
         print(write_differences(settings, lists, against, out.with_name(f"{out.stem}-differences.csv")))
+
+
+@app.command(rich_help_panel=DATA)
+def store(
+    config: Config,
+    index: Annotated[Path, typer.Option(help="Folder of the data set's index (from `symnet folds`).")],
+    out: Out,
+    results: Results = Path("results"),
+    dataset: Dataset = "pascal5i",
+    workers: Workers = 2,
+) -> None:
+    """Keep every image and mask of a data set decoded, in HDF5: the same pixels, read at once.
+
+    Example: symnet store --config config/config.yaml --index results/benchmark/pascal5i/lists --out store.json --workers 8
+    """
+    from symnet.data.store import make_store
+
+    settings = settings_of(config, "store", dataset)
+    provenance = provenance_of("store", settings, {"index": index / "index.csv"})
+    make_store(settings, data_root(settings, results), index, out, workers, provenance)
 
 
 @app.command(rich_help_panel=DATA)
