@@ -99,6 +99,19 @@ class Plan:
         folder = fold_folder(self.folder, dataset, self.backbone(dataset), int(fold))
         return [str(folder / f"features_{split}.json")] if self.cached(split, dataset, fold) else []
 
+    def store_files(self) -> list[str]:
+        """The image stores of those data sets that have one."""
+        return [str(self._store(dataset)) for dataset in self.datasets if self.settings(dataset).store.images]
+
+    def store_option(self, dataset: str, input: object) -> list[str]:
+        """Where a job looks for decoded images. `input` is there for Snakemake, which does not record what is a function of it: a store
+        switched on or off reruns nothing.
+        """
+        return ["--store", str(self._store(dataset))] if self.settings(dataset).store.images else []
+
+    def _store(self, dataset: str) -> Path:
+        return self.folder / dataset / "store.json"
+
     def base_files(self) -> list[str]:
         """What was measured of each base learner."""
         return list(dict.fromkeys(str(cell.base(self.folder)) for cell in self.cells()))
@@ -177,7 +190,7 @@ class Plan:
         }
         yield self.slice_path("tables"), json.dumps(expected, indent=1) + "\n"
         for dataset in self.datasets:
-            for stage in ("shapes", "folds", "counts", "embeddings"):
+            for stage in ("shapes", "folds", "counts", "store", "embeddings"):
                 yield self._slice(stage, dataset, None)
             for fold in self.folds(dataset):
                 for stage in ("episodes", "base", "features_test", "features_train"):
