@@ -17,6 +17,7 @@ from symnet.errors import UserError, one_line
 CATALOGUE = Path(__file__).resolve().parents[2] / "config" / "datasets.tsv"
 FILE, ARCHIVE, MANUAL, MADE = KINDS = ("file", "archive", "manual", "made")
 FETCHED = (FILE, ARCHIVE)
+MARKERS = ".symnet"  # folder of the data root
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
@@ -153,6 +154,11 @@ def parents(catalogue: dict[str, Entry], entry: Entry) -> list[Entry]:
     """The entries whose place `entry` lies in, to be fetched before it, outermost first."""
     around = [other for other in catalogue.values() if PurePosixPath(other.place) in PurePosixPath(entry.place).parents]
     return sorted(around, key=lambda other: len(other.place))
+
+
+def marker(root: Path, name: str) -> Path:
+    """The file that says that `name` is in place under the data root."""
+    return root / MARKERS / f"{name}.json"
 
 
 def lock_of(path: Path) -> Path:

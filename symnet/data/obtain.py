@@ -10,20 +10,13 @@ import sys
 from pathlib import Path
 
 from symnet.artifacts import Provenance, read_json, write_json
-from symnet.data.catalogue import ARCHIVE, FETCHED, FILE, Entry, add_pin, known, lock_of, parents
+from symnet.data.catalogue import ARCHIVE, FETCHED, FILE, MARKERS, Entry, add_pin, known, lock_of, marker, parents
 from symnet.data.download import Fetched, Transport, check, fetch
 from symnet.data.files import alone, tally
 from symnet.data.unpack import unpack
 from symnet.errors import UserError
 
 STAGE = "download"
-MARKERS = ".symnet"
-
-
-def marker(root: Path, name: str) -> Path:
-    """The file that says that `name` is in place."""
-    return root / MARKERS / f"{name}.json"
-
 
 def obtain(name: str, catalogue: dict[str, Entry], path: Path, root: Path, how: Transport, delete_archives: bool = False) -> Path:
     """Bring `name` to its place under the data root, what its place lies in first. Returns the place.
