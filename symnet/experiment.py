@@ -42,6 +42,7 @@ class Experiment(BaseModel):
 
     experiment: Name = Field(description="name of the benchmark; results lie under results/{experiment}")
     data_root: str | None = Field(None, description="folder of data sets, weights and word vectors; null: $SYMNET_DATA, else ./data")
+    download: bool = Field(True, description="fetch what is missing and has a public link; false: say what is missing and stop")
     results: str = Field("results", description="folder of all results")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     threads: int = Field(1, ge=1, description="CPU threads of a training, feature or evaluation job")

@@ -16,9 +16,11 @@ from symnet.artifacts import write_text_if_changed
 from symnet.backbones import weights_path
 from symnet.cells import Cell, fold_folder, lists_folder
 from symnet.config import Settings
+from symnet.data.catalogue import CATALOGUE, load_catalogue
 from symnet.data.folds import refresh_folds
 from symnet.experiment import Experiment, make_experiment
 from symnet.methods import METHODS
+from symnet.provision import NEEDS, Need, Provision
 from symnet.report import PUBLISHED
 from symnet.report.counts import PUBLISHED_COUNTS
 from symnet.stages import code_hash, restrict, slice_settings
@@ -35,6 +37,12 @@ class Plan:
         self.datasets = list(self.experiment.datasets)
         self.shots, self.seeds = list(self.experiment.shots), list(self.experiment.seeds)
         self.rows = list(self.experiment.methods)
+        catalogue = load_catalogue(Path(os.environ.get("SYMNET_CATALOGUE") or CATALOGUE))
+        self.provision = Provision(self.experiment.root, catalogue, self.experiment.download)
+        if write:
+            self.provision.forget_what_is_gone()
+        self.wanted: dict[str, str] = {}
+        self.names = list(self._needs_by_name())
         if write:
             for path, text in self._slices():
                 write_text_if_changed(path, text)
@@ -146,38 +154,66 @@ class Plan:
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 33))
 
     def weights_mark(self, dataset: str) -> str:
-        """Changes when the file of backbone weights does; empty where it is absent."""
-        return mark(weights_path(self.settings(dataset).backbone, self.experiment.root))
+        """Changes when the user's file of backbone weights does; empty where it is absent, or ours: then its marker tells."""
+        return "" if self._brought(dataset, "weights") else mark(weights_path(self.settings(dataset).backbone, self.experiment.root))
 
     def published_mark(self) -> str:
         """Changes when the published figures and counts, printed beside ours, do."""
         return mark(PUBLISHED) + mark(PUBLISHED_COUNTS)
 
     def vectors_mark(self, dataset: str) -> str:
-        """Changes when the file of word vectors does; empty where it is absent."""
+        """Changes when the user's file of word vectors does; empty where it is absent, or ours: then its marker tells."""
         source = self.settings(dataset).text.source
-        return "" if source == "shapes" else mark(self.experiment.root / source)
+        return "" if source == "shapes" or self._brought(dataset, "vectors") else mark(self.experiment.root / source)
+
+    def fetched(self, dataset: str, what: str) -> list[str]:
+        """Markers of what we fetch or make for `what` (data, weights, vectors) of a data set; none where the user brought it."""
+        return [str(self.provision.marker(name)) for name in self._brought(dataset, what)]
+
+    def before(self, name: str) -> list[str]:
+        """Markers of what has to be in place before `name` is fetched or made."""
+        return [str(self.provision.marker(one)) for one in self.provision.before(name, self.settings(self.wanted[name]).data)]
 
     def missing(self) -> list[str]:
-        """One line for each thing that has to be there and is not: what, from where it comes, where it goes."""
+        """One line for each thing that has to be there, is not, and is the user's to bring: what, from where it comes, where it goes."""
         lines = []
         for dataset in self.datasets:
-            settings, root = self.settings(dataset), self.experiment.root
-            place = "under data_root (a key of the experiment file, or SYMNET_DATA)"
-            if settings.data.source != "shapes" and not (root / settings.data.root).is_dir():
-                what = {"voc": "images and index masks", "coco": "images and annotations"}[settings.data.source]
+            settings = self.settings(dataset)
+            for need in self.provision.missing([need for of in NEEDS.values() for need in of(settings)], settings.data):
+                place = self.experiment.root / need.place
                 lines.append(
-                    f"{dataset}: {what} are missing: put the data set's folder at {root / settings.data.root}, {place}; {ORIGIN['data']}"
-                )
-            weights = weights_path(settings.backbone, root)
-            if not weights.is_file():
-                what = f"ImageNet weights of {settings.backbone.name}"
-                lines.append(f"{dataset}: {what} are missing: put them at {weights}, {place}; {ORIGIN['weights']}")
-            if settings.text.source != "shapes" and not (root / settings.text.source).is_file():
-                lines.append(
-                    f"{dataset}: word vectors are missing: put them at {root / settings.text.source}, {place}; {ORIGIN['vectors']}"
+                    f"{dataset}: {need.what} missing: put it at {place}, under data_root (a key of the experiment file, or SYMNET_DATA); "
+                    f"{self.provision.origin(need)}"
                 )
         return lines
+
+    def to_fetch(self) -> list[str]:
+        """One line for each thing that is not there and that the workflow will fetch or make."""
+        absent = {name: need for name, need in self._needs_by_name().items() if not self.provision.marker(name).is_file()}
+        return [
+            f"{self.wanted[name]}: {n.what} will be put at {self.experiment.root / n.place}: {self.provision.in_words(name)}"
+            for name, n in absent.items()
+        ]
+
+    def _brought(self, dataset: str, what: str) -> dict[str, Need]:
+        settings = self.settings(dataset)
+        return self.provision.brought(NEEDS[what](settings), settings.data)
+
+    def _needs_by_name(self) -> dict[str, Need]:
+        """Everything that we fetch or make, what it waits for included, and in `wanted` the first data set that asked for it."""
+        found: dict[str, Need] = {}
+        for dataset in self.datasets:
+            for what in NEEDS:
+                waiting = self._brought(dataset, what)
+                while waiting:
+                    name, need = waiting.popitem()
+                    if name not in found:
+                        found[name] = need
+                        self.wanted[name] = dataset
+                        for one in self.provision.before(name, self.settings(dataset).data):
+                            entry = self.provision.catalogue[one]
+                            waiting[one] = Need(entry.note or entry.name, entry.place)
+        return found
 
     def _slices(self) -> Iterator[tuple[str, str]]:
         """Path and text of every settings file."""
@@ -190,7 +226,7 @@ class Plan:
         }
         yield self.slice_path("tables"), json.dumps(expected, indent=1) + "\n"
         for dataset in self.datasets:
-            for stage in ("shapes", "folds", "counts", "store", "embeddings"):
+            for stage in ("shapes", "masks", "folds", "counts", "store", "embeddings"):
                 yield self._slice(stage, dataset, None)
             for fold in self.folds(dataset):
                 for stage in ("episodes", "base", "features_test", "features_train"):
@@ -202,14 +238,6 @@ class Plan:
     def _slice(self, stage: str, dataset: str, fold: int | None, row: str = "") -> tuple[str, str]:
         values = slice_settings(self.settings(dataset, fold, row or None), stage, self.method_of(row) if row else None)
         return self.slice_path(stage, dataset, fold, row), json.dumps(values, indent=1) + "\n"
-
-
-ORIGIN = {
-    "data": "sources and checksums in README.md, 'Data'",
-    "weights": "deep-stem files are pretrained_resnet/resnet{50,101}-imagenet.pth of the MIT scene parsing benchmark, the others "
-    "torchvision's (README.md, 'Data')",
-    "vectors": "GoogleNews-vectors-negative300.bin.gz of the word2vec project, or gensim's word2vec-google-news-300 (README.md, 'Data')",
-}
 
 
 def mark(path: Path) -> str:

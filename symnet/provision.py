@@ -5,12 +5,13 @@ which the jobs that read it wait; so a job's inputs are the same before and afte
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from symnet.config import DataSettings, Settings
-from symnet.data.catalogue import FETCHED, MADE, Entry, parents, provider
+from symnet.data.catalogue import FETCHED, MADE, Entry, marker, parents, provider
+from symnet.progress import size
 
 SBD = "sbd"  # what VOC's augmented masks are made of, beside VOC itself
 
@@ -21,15 +22,6 @@ class Need:
 
     what: str
     place: str
-
-
-@dataclass(frozen=True)
-class Brought:
-    """How a need is met by us: the marker that says it is done, and the downloads or the making behind it."""
-
-    need: Need
-    marker: str  # name of the marker, without folder and ending
-    entry: Entry | None  # None: masks drawn from annotations
 
 
 def data_needs(data: DataSettings) -> list[Need]:
@@ -57,47 +49,92 @@ def vectors_needs(settings: Settings) -> list[Need]:
     return [] if settings.text.source == "shapes" else [Need("word vectors", settings.text.source)]
 
 
-class Provision:
-    """Who brings what, for one data root."""
+# What each kind of job asks for.
+NEEDS: dict[str, Callable[[Settings], list[Need]]] = {
+    "data": lambda settings: data_needs(settings.data),
+    "weights": weights_needs,
+    "vectors": vectors_needs,
+}
 
-    def __init__(self, root: Path, catalogue: Mapping[str, Entry]) -> None:
-        self.root, self.catalogue = root, dict(catalogue)
+
+class Provision:
+    """Who brings what, for one data root. `download`: whether we may fetch."""
+
+    def __init__(self, root: Path, catalogue: Mapping[str, Entry], download: bool = True) -> None:
+        self.root, self.catalogue, self.download = root, dict(catalogue), download
 
     def marker(self, name: str) -> Path:
         """The file that says that `name` was fetched or made."""
-        return self.root / ".symnet" / f"{name}.json"
+        return marker(self.root, name)
 
-    def brought(self, needs: Iterable[Need], data: DataSettings) -> list[Brought]:
-        """Those needs that we meet; the others are the user's, or nobody's."""
-        found: dict[str, Brought] = {}
+    def brought(self, needs: Iterable[Need], data: DataSettings) -> dict[str, Need]:
+        """Those needs that we meet, by the name of their marker; the others are the user's, or nobody's."""
+        found: dict[str, Need] = {}
         for need in needs:
-            name, entry = self._who(need, data)
-            if name and name not in found and (self.marker(name).is_file() or not (self.root / need.place).exists()):
-                found[name] = Brought(need, name, entry)
-        return list(found.values())
+            name = self._who(need, data)
+            if name and self._ours(name, self.catalogue[name].place if name in self.catalogue else need.place):
+                found.setdefault(name, need)
+        return found
 
     def missing(self, needs: Iterable[Need], data: DataSettings) -> list[Need]:
         """Those that are not there and that nobody but the user can bring."""
-        ours = {one.need.place for one in self.brought(needs, data)}
-        folders = [PurePosixPath(place) for place in ours]
-        absent = (need for need in needs if not (self.root / need.place).exists())
-        return [need for need in absent if need.place not in ours and not any(PurePosixPath(need.place).is_relative_to(f) for f in folders)]
+        needs = list(needs)
+        folders = [self.catalogue[name].place if name in self.catalogue else need.place for name, need in self.brought(needs, data).items()]
+        absent = [need for need in needs if not (self.root / need.place).exists()]
+        alone = [need for need in absent if not any(PurePosixPath(need.place).is_relative_to(folder) for folder in folders)]
+        return [need for need in alone if not any(_inside(need, other) for other in alone)]
 
-    def waits_for(self, entry: Entry) -> list[Path]:
-        """Markers of what has to be in place before `entry` is: what it lies in, and, of made masks, what they are made of."""
-        before = parents(self.catalogue, entry) + ([self.catalogue[SBD]] if entry.kind == MADE and SBD in self.catalogue else [])
-        return [self.marker(one.name) for one in before if one.kind in FETCHED and self._ours(one)]
+    def before(self, name: str, data: DataSettings) -> list[str]:
+        """Names of what has to be in place before `name` is: what it lies in, and, of masks that we make, what they are made of."""
+        if name not in self.catalogue:
+            return list(self.brought([need for need in data_needs(data) if need.what == "annotations"], data))
+        around = self._ingredients(self.catalogue[name])
+        return [one.name for one in around if self.download and one.kind in FETCHED and self._ours(one.name, one.place)]
 
-    def _ours(self, entry: Entry) -> bool:
-        return self.marker(entry.name).is_file() or not (self.root / entry.place).exists()
+    def is_made(self, name: str) -> bool:
+        """Whether the need behind a marker is met by making masks, not by fetching."""
+        return name not in self.catalogue or self.catalogue[name].kind == MADE
 
-    def _who(self, need: Need, data: DataSettings) -> tuple[str, Entry | None]:
-        """The name of the marker behind a need, and the catalogue's entry; an empty name where nothing of ours brings it."""
-        if data.source == "coco" and data.masks and need.place == str(PurePosixPath(data.root) / data.masks):
-            return "masks-" + re.sub(r"[^A-Za-z0-9_.]+", "-", need.place), None
+    def forget_what_is_gone(self) -> None:
+        """Remove the markers of what was fetched and then taken away: it is to be fetched anew."""
+        for entry in self.catalogue.values():
+            if self.marker(entry.name).is_file() and not (self.root / entry.place).exists():
+                self.marker(entry.name).unlink()
+
+    def origin(self, need: Need) -> str:
+        """Where a user gets what is missing."""
         entry = provider(self.catalogue, need.place)
-        if entry is None or entry.kind not in (*FETCHED, MADE):
-            return "", None
-        if entry.kind == MADE and need.place != entry.place:
-            return "", None
-        return entry.name, entry
+        if entry is None:
+            return "sources and checksums of the field's data sets: config/datasets.tsv"
+        return f"from {entry.url}" if entry.url else entry.note
+
+    def in_words(self, name: str) -> str:
+        """Where something that we meet comes from."""
+        entry = self.catalogue.get(name)
+        if self.is_made(name) or entry is None:
+            return "made here" if entry is None else "made here from VOC 2012 and SBD"
+        return f"{'' if entry.bytes is None else size(entry.bytes) + ' '}from {entry.url} (symnet download {name})"
+
+    def _ours(self, name: str, place: str) -> bool:
+        return self.marker(name).is_file() or not (self.root / place).exists()
+
+    def _who(self, need: Need, data: DataSettings) -> str:
+        """The name of the marker behind a need; empty where nothing of ours brings it."""
+        if data.source == "coco" and data.masks and need.place == str(PurePosixPath(data.root) / data.masks):
+            annotated = all((self.root / other.place).exists() for other in data_needs(data) if other.what == "annotations")
+            return "masks-" + re.sub(r"[^A-Za-z0-9_.]+", "-", need.place) if annotated or self.download else ""
+        entry = provider(self.catalogue, need.place)
+        can = entry and (self.download if entry.kind in FETCHED else entry.kind == MADE and (self.download or self._can_make(entry)))
+        return entry.name if entry and can else ""
+
+    def _can_make(self, entry: Entry) -> bool:
+        """Whether what the masks of `entry` are made of is there."""
+        return all((self.root / one.place).exists() for one in self._ingredients(entry))
+
+    def _ingredients(self, entry: Entry) -> list[Entry]:
+        """What has to be in place before `entry`: what it lies in, and, of masks that we make, SBD."""
+        return parents(self.catalogue, entry) + ([self.catalogue[SBD]] if entry.kind == MADE and SBD in self.catalogue else [])
+
+
+def _inside(need: Need, other: Need) -> bool:
+    return PurePosixPath(other.place) in PurePosixPath(need.place).parents

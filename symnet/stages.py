@@ -35,6 +35,7 @@ class Stage:
 
 STAGES = {
     "shapes": Stage("symnet.data.shapes", ("shapes",)),
+    "masks": Stage("symnet.data.masks", ("data", "protocol.crowd")),
     "folds": Stage("symnet.data.folds", ("data", *_LISTS)),
     "counts": Stage("symnet.report.counts", ("data.classes", "data.folds", *_LISTS)),
     "store": Stage("symnet.data.store", ("data", "protocol.crowd")),

@@ -26,25 +26,45 @@ def test_the_published_benchmark_has_all_its_cells(tmp_path: Path) -> None:
     assert {plan.settings(name).pixels.size for name in plan.datasets} == {473, 641}
 
 
+PLACES = (
+    ("pascal5i", "images and index masks", "VOCdevkit/VOC2012", "VOCtrainval_11-May-2012.tar"),
+    ("coco20i", "images", "coco/train2014", "train2014.zip"),
+    ("pascal5i", "ImageNet weights of resnet50", "weights/resnet50-imagenet.pth", "pretrained_resnet/resnet50-imagenet.pth"),
+    ("coco20i", "word vectors", "word2vec/GoogleNews-vectors-negative300.bin.gz", "word2vec-google-news-300.gz"),
+)
+
+
 def test_what_is_missing_is_told_with_its_origin_and_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMNET_DATA", str(tmp_path / "none"))
-    lines = plan_of("config.yaml", tmp_path).missing()
-    assert len(lines) == 6
-    for dataset, what, place in (
-        ("pascal5i", "images and index masks", "VOCdevkit/VOC2012"),
-        ("coco20i", "images and annotations", "coco"),
-        ("pascal5i", "ImageNet weights of resnet50", "weights/resnet50-imagenet.pth"),
-        ("coco20i", "word vectors", "word2vec/GoogleNews-vectors-negative300.bin.gz"),
-    ):
-        (line,) = [line for line in lines if line.startswith(f"{dataset}: {what} are missing")]
-        assert str(tmp_path / "none" / place) in line
-        assert "README.md" in line
-        assert "\n" not in line
+    plan = plan_of("config.yaml", tmp_path, download=False)
+    assert plan.to_fetch() == []
+    lines = plan.missing()
+    assert len(lines) == 10
+    for dataset, what, place, source in PLACES:
+        (line,) = [line for line in lines if line.startswith(f"{dataset}: {what} missing: put it at {tmp_path / 'none' / place}, ")]
+        assert source in line
+
+
+def test_what_will_be_fetched_is_told_once_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYMNET_DATA", str(tmp_path))
+    plan = plan_of("config.yaml", tmp_path)
+    assert plan.missing() == []
+    lines = plan.to_fetch()
+    assert len(lines) == len(plan.names) == 10  # VOC, SBD and its list, COCO's three, weights, vectors; two kinds of masks made
+    for _, _, place, source in PLACES:
+        assert len([line for line in lines if str(tmp_path / place) in line and source in line]) == 1
+    for what, name in (("weights", "resnet50_deepstem"), ("vectors", "googlenews")):
+        assert plan.fetched("pascal5i", what) == plan.fetched("coco20i", what) == [str(tmp_path / ".symnet" / f"{name}.json")]
+    assert (plan.weights_mark("pascal5i"), plan.vectors_mark("coco20i")) == ("", "")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "resnet50-imagenet.pth").write_bytes(b"a user's own")
+    assert plan.fetched("pascal5i", "weights") == []
+    assert plan.weights_mark("pascal5i") != ""
 
 
 def test_the_demo_misses_nothing_and_reads_its_own_data(tmp_path: Path) -> None:
     plan = plan_of("demo.yaml", tmp_path)
-    assert plan.missing() == []
+    assert (plan.missing(), plan.to_fetch(), plan.names) == ([], [], [])
     assert plan.data_root("shapes") == tmp_path / "results" / "demo"
 
 

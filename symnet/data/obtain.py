@@ -18,6 +18,7 @@ from symnet.errors import UserError
 
 STAGE = "download"
 
+
 def obtain(name: str, catalogue: dict[str, Entry], path: Path, root: Path, how: Transport, delete_archives: bool = False) -> Path:
     """Bring `name` to its place under the data root, what its place lies in first. Returns the place.
 

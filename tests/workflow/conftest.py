@@ -60,6 +60,7 @@ class Project:
             else:
                 shutil.copy(source, folder / name)
         self.told = ""  # what the last dry run printed
+        self.environment: dict[str, str] = {}  # what Snakemake is told beside the usual
         self.configure(TINY)
 
     @property
@@ -71,9 +72,9 @@ class Project:
 
     def snakemake(self, *arguments: str, configfile: tuple[str, ...] = ("tiny.yaml",)) -> subprocess.CompletedProcess:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SYMNET_")}
-        environment["PYTHONPATH"] = str(self.folder)
+        environment |= {"PYTHONPATH": str(self.folder), **self.environment}
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--configfile", *configfile]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=580, check=False)
 
     def run(self) -> None:
         done = self.snakemake()

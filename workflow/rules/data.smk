@@ -31,6 +31,7 @@ for dataset in plan.datasets:
             f"make_folds_{dataset}"
         input:
             settings=plan.slice_path("folds", dataset),
+            fetched=plan.fetched(dataset, "data"),
             drawn=[f"{ROOT}/data/{dataset}/shapes.json"] if plan.settings(dataset).data.source == "shapes" else [],
         output:
             index=f"{ROOT}/{dataset}/lists/index.csv",
@@ -141,6 +142,7 @@ rule make_episodes:
 rule make_embeddings:
     input:
         settings=lambda w: plan.slice_path("embeddings", w.dataset),
+        fetched=lambda w: plan.fetched(w.dataset, "vectors"),
     output:
         f"{ROOT}/{{dataset}}/embeddings.csv",
     log:

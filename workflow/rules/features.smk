@@ -6,6 +6,7 @@ rule train_base:
     input:
         settings=lambda w: plan.slice_path("base", w.dataset, w.fold),
         lists=lambda w: plan.base_list(w.dataset, w.fold),
+        fetched=lambda w: plan.fetched(w.dataset, "weights"),
     output:
         weights=f"{FOLD}/base.safetensors",
         measured=f"{FOLD}/base.json",
