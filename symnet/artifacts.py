@@ -55,12 +55,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:

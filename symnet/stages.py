@@ -35,6 +35,7 @@ class Stage:
 
 STAGES = {
     "shapes": Stage("symnet.data.shapes", ("shapes",)),
+    "masks": Stage("symnet.data.masks", ("data", "protocol.crowd")),
     "folds": Stage("symnet.data.folds", ("data", *_LISTS)),
     "episodes": Stage("symnet.data.episodes", ("protocol.episodes", "protocol.sampling")),
     "embeddings": Stage("symnet.embeddings", ("text", "data.classes")),

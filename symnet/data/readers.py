@@ -12,6 +12,7 @@ from symnet.errors import UserError, one_line
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
+MARK = "masks.json"  # in a folder of masks made here: what they were made from
 
 
 class Reader(abc.ABC):
