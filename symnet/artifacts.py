@@ -1,8 +1,9 @@
 """Files that appear whole or not at all, and that say what made them.
 
-Every artifact carries a provenance: schema version, stage, settings hash, code hash, the sha256 of its inputs and of its own
-content. It never holds a time or a host, so the same work gives the same bytes. Readers check the content's sum and refuse what
-does not fit. JSON is handled here; HDF5 lives in `features`, tensors in `checkpoint`, both on top of `replacing` and `Provenance`.
+Every artifact carries a provenance: schema version, stage, settings hash, the rules of the protocol behind it, code hash, the sha256 of
+its inputs and of its own content. It never holds a time or a host, so the same work gives the same bytes. Readers check the content's
+sum and refuse what does not fit. JSON is handled here; HDF5 lives in `features` and `data.store`, tensors in `checkpoint`, all on top of
+`replacing` and `Provenance`.
 """
 
 import contextlib
@@ -20,17 +21,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from symnet.errors import UserError, one_line
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Provenance(BaseModel):
-    """What made an artifact. `inputs` maps a role (`features`, `episodes`, ...) to a sha256; `content` is the artifact's own."""
+    """What made an artifact. `inputs` maps a role (`features`, `episodes`, ...) to a sha256; `content` is the artifact's own.
+
+    `protocol` holds those rules of the protocol that the stage depends on, so that another rule reruns nothing of it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA
     stage: str
     settings: str = ""
+    protocol: dict[str, str | int] = {}
     code: str = ""
     inputs: dict[str, str] = {}
     content: str = ""

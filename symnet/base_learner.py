@@ -16,7 +16,8 @@ from symnet.data.classes import class_names
 from symnet.data.episodes import holdout, pass_order
 from symnet.data.folds import FoldList, base_classes, read_fold_list
 from symnet.data.readers import Reader, open_reader
-from symnet.data.transforms import augment, fit
+from symnet.data.stored import Store
+from symnet.data.transforms import augment, fit, only_classes
 from symnet.errors import UserError
 from symnet.model.base import PSPHead
 from symnet.model.resize import resize
@@ -64,17 +65,19 @@ def train_base(
     out: Path,
     device: torch.device,
     provenance: Provenance,
+    store: Store | None = None,
 ) -> float:
     """Train, measure and write the base learner of a fold. Returns its mIoU over base classes, 0 to 1.
 
     Beside `out`, in a JSON of the same name, stands what was measured: IoU by class over the held-out training images, at the test
-    transform. Raises `UserError` when the mIoU is below `base.floor`: what builds on a blind base learner is worth nothing.
+    transform. store: where images are kept decoded. Raises `UserError` when the mIoU is below `base.floor`: what builds on a blind base
+    learner is worth nothing.
     """
     base = settings.base
     torch.manual_seed(base.seed)
     names = class_names(settings.data.classes)
-    classes = base_classes(fold, len(names), settings.data.folds, settings.data.split)
-    reader = open_reader(settings.data, settings.protocol, data_root)
+    classes = base_classes(fold, len(names), settings.data.folds, settings.protocol.split)
+    reader = open_reader(settings.data, settings.protocol, data_root, store=store)
     train, held = holdout(read_fold_list(train_list), base.holdout, base.seed)
     backbone = load_backbone(settings.backbone, weights_root).to(device)
     head = PSPHead(backbone.high_channels, len(classes) + 1, base.width).to(device)
@@ -142,6 +145,7 @@ def _batch(settings: Settings, reader: Reader, train: FoldList, classes: tuple[i
         turn, place = divmod(position, count)
         row = train.rows[pass_order(base.seed, turn, count)[place]]
         image, mask = reader.load("train", row.image)
+        mask = only_classes(mask, classes)  # before the crop is chosen: what is background must not steer it
         rng = np.random.default_rng([base.seed, position])
         pixels, truth = augment(image, mask, settings.pixels, rng, scale=base.scale, size=base.size)
         images.append(pixels)

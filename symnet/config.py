@@ -4,9 +4,12 @@
 them each stage depends on.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from symnet.protocols import BLOCKS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
@@ -47,12 +50,14 @@ class DataSettings(Section):
         description="folder of index PNGs, which `symnet masks` makes; null (coco layout): drawn from the annotations whenever needed",
     )
     annotations: dict[Literal["train", "test"], str] = Field({}, description="instances_*.json per split (coco)")
-    lists: dict[Literal["train", "test"], tuple[str, ...]] = Field({}, description="text files of image ids per split, united (voc layout)")
+    lists: dict[Literal["train", "test"], tuple[str, ...]] = Field(
+        {}, description="text files of image ids per split, united (voc layout); none at all: every mask, split by `test_share`"
+    )
+    test_share: float = Field(
+        0.3, gt=0, lt=1, description="share of images in the test split where there are no lists (voc layout), by a hash of their ids"
+    )
     classes: str | tuple[str, ...] = Field("voc", description="voc, coco, shapes, or the class names in order of their index (from 1)")
     folds: int = Field(4, ge=1, le=20, description="number of folds; it must divide the number of classes")
-    split: Literal["serial", "fwb"] = Field(
-        "serial", description="serial: fold i tests n consecutive classes; fwb: every folds-th class (COCO-20i)"
-    )
     bad_files: Literal["refuse", "skip"] = Field("refuse", description="skip: leave unreadable images and masks out, and count them")
 
     @model_validator(mode="after")
@@ -60,6 +65,15 @@ class DataSettings(Section):
         if self.masks is None and self.source != "coco":
             raise ValueError(f"masks: null is for the coco layout; source {self.source} needs a folder of index PNGs")
         return self
+
+
+class StoreSettings(Section):
+    """Images kept decoded. No pixel depends on it, and no job reruns when it is set."""
+
+    images: bool = Field(
+        False,
+        description="decode images and masks once and keep them in HDF5, for GPUs that else wait (PASCAL 8.6 GB, COCO more than 100)",
+    )
 
 
 class ShapesSettings(Section):
@@ -74,17 +88,40 @@ class ShapesSettings(Section):
 class ProtocolSettings(Section):
     """What makes two numbers comparable. Stamped on every metric and table; a table refuses to mix two."""
 
-    name: Name = Field("symnet-1", description="name of the block, printed in captions")
+    name: Name = Field(
+        "symnet-1", description=f"a block that gives the other keys their defaults ({', '.join(BLOCKS)}), or a name of one's own"
+    )
     novel_in_train: Literal["drop", "background"] = Field(
         "drop", description="training images with novel pixels: left out (BAM) or painted background (PFENet)"
     )
     min_pixels: int = Field(2048, ge=1, description="pixels at original size from which a class counts in an image")
     crowd: Literal["ignore", "drop"] = Field("ignore", description="COCO crowd regions: 255, or left out")
-    episodes: int = Field(1000, ge=1, description="test episodes a seed")
-    sampling: Literal["image", "balanced"] = Field(
-        "image", description="image: queries in turn through the test list; balanced: class first, uniform"
+    split: Literal["serial", "fwb"] = Field(
+        "serial", description="serial: fold i tests n consecutive classes; fwb: every folds-th class (COCO-20i)"
     )
-    scoring: Literal["padded", "original"] = Field("padded", description="scoring of the main table; both are always computed")
+    episodes: int = Field(1000, ge=1, description="test episodes a seed")
+    sampling: Literal["image", "released", "balanced"] = Field(
+        "image",
+        description="image: queries in turn through the test list, drawn from all of it where a round is shorter; released: from the "
+        "list's head; balanced: class first, uniform (HSNet)",
+    )
+    scoring: Literal["padded", "original", "400"] = Field(
+        "padded", description="scoring of the main table: the padded square, original size, or 400x400 (HSNet); all are always computed"
+    )
+    selection: Literal["base_val", "last", "test_best"] = Field(
+        "base_val",
+        description="checkpoint: best on held-out base-class images, the last, or best on the test fold (as released); "
+        "none of them trains on the images of base.holdout",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_block(cls, found: Any) -> Any:
+        """Keys that are not given take the named block's values. 400 may be written as a number."""
+        if not isinstance(found, Mapping):
+            return found
+        whole = {**BLOCKS.get(str(found.get("name", "symnet-1")), {}), **found}
+        return whole | ({"scoring": "400"} if whole.get("scoring") == 400 else {})
 
 
 class PixelSettings(Section):
@@ -210,18 +247,13 @@ class ModelSettings(Section):
 class TrainSettings(OptimiserSettings):
     """The meta stage.
 
-    Whatever `selection` says, the images of `base.holdout` are not trained on, `last` included: the base learner did not see them, and
-    the training cache holds no augmented views of them.
+    Whatever `protocol.selection` says, the images of `base.holdout` are not trained on, with `last` neither: the base learner did not see
+    them, and the training cache holds no augmented views of them.
     """
 
     epochs: int = Field(200, ge=1, description="passes over the fold's training images, last partial batch dropped")
     class_sampling: Literal["image", "uniform"] = Field(
         "image", description="training episodes: query image first, or class first, uniform"
-    )
-    selection: Literal["base_val", "last", "test_best"] = Field(
-        "base_val",
-        description="checkpoint: best on held-out base-class images, the last, or best on the test fold (as released); "
-        "none of them trains on the images of base.holdout",
     )
     validate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
     validation_episodes: int = Field(200, ge=1, description="episodes a validation")
@@ -244,6 +276,7 @@ class Settings(Section):
     """All that a stage may depend on, for one data set and fold."""
 
     data: DataSettings = DataSettings()
+    store: StoreSettings = StoreSettings()
     shapes: ShapesSettings = ShapesSettings()
     protocol: ProtocolSettings = ProtocolSettings()
     pixels: PixelSettings = PixelSettings()

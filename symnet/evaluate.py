@@ -17,12 +17,14 @@ from symnet.data.classes import class_names
 from symnet.data.episodes import Episode, left_out, read_manifest
 from symnet.data.folds import novel_classes, read_fold_list
 from symnet.data.readers import Reader, open_reader
+from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError, one_line
 from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
 from symnet.metrics import protocol_stamp
 from symnet.progress import progress
+from symnet.protocols import SCORINGS
 from symnet.scoring import Counts
 from symnet.sources import ahead, make_batch, open_source, requests_of
 
@@ -31,13 +33,17 @@ STAGE = "evaluate"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files an evaluation reads. `features`: the test cache, None to recompute; `model`: None for a method that is not trained."""
+    """Files an evaluation reads. `features`: the test cache, None to recompute; `model`: None for a method that is not trained.
+
+    `store`: where images are kept decoded, None to decode them.
+    """
 
     test_list: Path
     base: Path
     embeddings: Path
     features: Path | None
     model: Path | None
+    store: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def evaluate(
     rounds: list[Round],
     device: torch.device,
 ) -> None:
-    """Run every round and write its metric file. Both scorings are always computed, of the same predictions.
+    """Run every round and write its metric file. All scorings are always computed, of the same predictions.
 
     `method_name` is the method behind the cell's row.
     """
@@ -71,13 +77,13 @@ def evaluate(
             f"{inputs.base}: its backbone is {base.name}, backbone.name is {settings.backbone.name}; set that, or give another file"
         )
     names, vectors = read_embeddings(inputs.embeddings)
-    source = open_source(settings, data_root, "test", inputs.features, base, device)
+    source = open_source(settings, data_root, "test", inputs.features, base, device, inputs.store)
     method = method_class(method_name)(settings, base.backbone, cell.shot, vectors.shape[1], source.side)
     if METHODS[method_name].trained:
         _load(method, inputs.model, method_name, cell.shot, settings)
     method.to(device).eval()
-    reader = open_reader(settings.data, settings.protocol, data_root)
-    novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)
+    reader = open_reader(settings.data, settings.protocol, data_root, store=inputs.store)
+    novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.protocol.split)
     if seen := [names[c - 1] for c in novel if c in base.classes]:
         raise UserError(
             f"{inputs.base}: was trained on {', '.join(seen)}, which fold {cell.fold} tests; give the base learner of that fold"
@@ -129,13 +135,13 @@ def _payload(
 ) -> dict[str, Any]:
     names = class_names(settings.data.classes)
     protocol = settings.protocol.model_dump(mode="json") | {"image_size": settings.pixels.size}
-    scored = {scoring: counts.of(scoring) for scoring in ("padded", "original")}
+    scored = {scoring: counts.of(scoring) for scoring in SCORINGS}
     return {
         "cell": {"experiment": experiment, **cell.as_dict(), "seed": seed},
         "variant": settings.model.variant if "model" in METHODS[method].settings else "",
         "protocol": protocol,
         "protocol_stamp": protocol_stamp(protocol),
-        "classes": [names[c - 1] for c in novel_classes(cell.fold, len(names), settings.data.folds, settings.data.split)],
+        "classes": [names[c - 1] for c in novel_classes(cell.fold, len(names), settings.data.folds, settings.protocol.split)],
         "outputs": {output: {scoring: scored[scoring][output] for scoring in scored} for output in scored["padded"]},
         "left_out": dropped,
         "episodes": episodes,

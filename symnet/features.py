@@ -25,7 +25,8 @@ from symnet.config import Settings
 from symnet.data.episodes import holdout
 from symnet.data.folds import FoldList, read_fold_list
 from symnet.data.readers import Reader, Split, open_reader
-from symnet.data.transforms import augment, fit
+from symnet.data.stored import Store
+from symnet.data.transforms import augment, fit, only_classes
 from symnet.errors import UserError
 from symnet.progress import progress
 
@@ -47,14 +48,25 @@ class View:
     original: tuple[int, int]
 
 
-def make_view(settings: Settings, reader: Reader, split: Split, row: Row, wanted: int | None = None, draw: int | None = None) -> View:
+def make_view(
+    settings: Settings,
+    reader: Reader,
+    split: Split,
+    row: Row,
+    base_classes: Sequence[int] = (),
+    wanted: int | None = None,
+    draw: int | None = None,
+) -> View:
     """Read and transform one row; a pure function of its arguments.
 
-    `wanted`: the class whose foreground the crop must keep (None: any). `draw`: a seed in place of the cache's, for an augmentation
-    that is never the same twice.
+    `base_classes`: of training images, the classes that may be seen; others are painted background before the crop is chosen. `wanted`:
+    the class whose foreground the crop must keep (None: any). `draw`: a seed in place of the cache's, for an augmentation that is never
+    the same twice.
     """
     name, view = row
     image, mask = reader.load(split, name)
+    if split == "train":
+        mask = only_classes(mask, base_classes)
     original = (mask.shape[0], mask.shape[1])
     if view == FIXED:
         fitted = fit(image, mask, settings.pixels.size, settings.pixels.antialias)
@@ -78,9 +90,20 @@ def train_rows(train: FoldList, held: FoldList, views: int) -> list[Row]:
 
 
 def make_features(
-    settings: Settings, data_root: Path, lists: Path, split: Split, base_file: Path, out: Path, device: torch.device, provenance: Provenance
+    settings: Settings,
+    data_root: Path,
+    lists: Path,
+    split: Split,
+    base_file: Path,
+    out: Path,
+    device: torch.device,
+    provenance: Provenance,
+    store: Store | None = None,
 ) -> None:
-    """Write the cache of a fold's `split` (train or test list at `lists`). Raises `UserError` for images that cannot be read."""
+    """Write the cache of a fold's `split` (train or test list at `lists`). Raises `UserError` for images that cannot be read.
+
+    store: where images are kept decoded.
+    """
     fold_list = read_fold_list(lists)
     if split == "train":
         train, held = holdout(fold_list, settings.base.holdout, settings.base.seed)
@@ -88,7 +111,7 @@ def make_features(
     else:
         rows = [(row.image, FIXED) for row in fold_list.rows]
     base = load_base(base_file).to(device)
-    reader = open_reader(settings.data, settings.protocol, data_root)
+    reader = open_reader(settings.data, settings.protocol, data_root, store=store)
     size = settings.pixels.size
     key = digest([provenance.settings, provenance.code, provenance.inputs, split])[:12]
     folder = out.parent / f"{out.stem}-{key}"
@@ -127,7 +150,7 @@ def _shard(path: Path, settings: Settings, reader: Reader, split: Split, rows: l
     with replacing(path) as partial, h5py.File(partial, "w", track_order=False) as file:
         for start in range(0, len(rows), BATCH):
             piece = rows[start : start + BATCH]
-            views = [make_view(settings, reader, split, row) for row in piece]
+            views = [make_view(settings, reader, split, row, base.classes) for row in piece]
             maps, logits = compute(base, views, device)
             joined = torch.cat([m.flatten(1) for m in maps], 1).cpu().numpy().astype(settings.features.dtype)  # [n, N]
             if not np.isfinite(joined).all():

@@ -20,6 +20,7 @@ from symnet.data.folds import refresh_folds
 from symnet.experiment import Experiment, make_experiment
 from symnet.methods import METHODS
 from symnet.report import PUBLISHED
+from symnet.report.counts import PUBLISHED_COUNTS
 from symnet.stages import code_hash, restrict, slice_settings
 
 SAMPLE = 1 << 20  # bytes read at each end of a large file to tell whether it changed
@@ -98,6 +99,19 @@ class Plan:
         folder = fold_folder(self.folder, dataset, self.backbone(dataset), int(fold))
         return [str(folder / f"features_{split}.json")] if self.cached(split, dataset, fold) else []
 
+    def store_files(self) -> list[str]:
+        """The image stores of those data sets that have one."""
+        return [str(self._store(dataset)) for dataset in self.datasets if self.settings(dataset).store.images]
+
+    def store_option(self, dataset: str, input: object) -> list[str]:
+        """Where a job looks for decoded images. `input` is there for Snakemake, which does not record what is a function of it: a store
+        switched on or off reruns nothing.
+        """
+        return ["--store", str(self._store(dataset))] if self.settings(dataset).store.images else []
+
+    def _store(self, dataset: str) -> Path:
+        return self.folder / dataset / "store.json"
+
     def base_files(self) -> list[str]:
         """What was measured of each base learner."""
         return list(dict.fromkeys(str(cell.base(self.folder)) for cell in self.cells()))
@@ -109,7 +123,7 @@ class Plan:
 
     def test_files(self, dataset: str, fold: int | str, row: str) -> dict[str, str]:
         """Option to file: what training reads of the fold's test images. None but for selection test_best: theirs must retrain no other."""
-        if self.settings(dataset, int(fold), row).train.selection != "test_best":
+        if self.settings(dataset, int(fold), row).protocol.selection != "test_best":
             return {}
         found = {"--test-list": str(lists_folder(self.folder, dataset, int(fold)) / "test.csv")}
         for path in self.cache_file("test", dataset, fold):
@@ -136,8 +150,8 @@ class Plan:
         return mark(weights_path(self.settings(dataset).backbone, self.experiment.root))
 
     def published_mark(self) -> str:
-        """Changes when the paper's figures, printed beside ours, do."""
-        return mark(PUBLISHED)
+        """Changes when the published figures and counts, printed beside ours, do."""
+        return mark(PUBLISHED) + mark(PUBLISHED_COUNTS)
 
     def vectors_mark(self, dataset: str) -> str:
         """Changes when the file of word vectors does; empty where it is absent."""
@@ -176,7 +190,7 @@ class Plan:
         }
         yield self.slice_path("tables"), json.dumps(expected, indent=1) + "\n"
         for dataset in self.datasets:
-            for stage in ("shapes", "folds", "embeddings"):
+            for stage in ("shapes", "folds", "counts", "store", "embeddings"):
                 yield self._slice(stage, dataset, None)
             for fold in self.folds(dataset):
                 for stage in ("episodes", "base", "features_test", "features_train"):

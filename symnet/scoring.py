@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from symnet.data.transforms import unfit
 from symnet.model.resize import resize
 
 IGNORE = 255
+WARPED = 400  # HSNet's square, to which image and mask are stretched
 
 
 def confusion(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -34,12 +36,17 @@ class Counts:
     def add_original(
         self, output: str, logits: Tensor, truth: Sequence[np.ndarray], placed: Tensor, size: int, classes: Sequence[str]
     ) -> None:
-        """Score at the original size: truth[i] is [h, w] in {0, 1, 255}; placed [B, 2] says where the image lies in the square."""
+        """Score at the original size, and warped to 400x400 (HSNet's).
+
+        truth[i] is [h, w] in {0, 1, 255}; placed [B, 2] says where the image lies in the square of side `size`.
+        """
         full = resize(logits.float(), size)
         for i, mask in enumerate(truth):
-            back = unfit(full[i], (int(placed[i, 0]), int(placed[i, 1])), (mask.shape[0], mask.shape[1]))  # [2, h, w]
-            one = confusion((back[1] > back[0])[None], torch.from_numpy(mask).to(back.device)[None])
-            self._add("original", output, one, classes[i : i + 1])
+            known = torch.from_numpy(mask).to(full.device)  # [h, w]
+            warped = F.interpolate(known[None, None], (WARPED, WARPED), mode="nearest")[0, 0]
+            for scoring, target in (("original", known), (str(WARPED), warped)):
+                back = unfit(full[i], (int(placed[i, 0]), int(placed[i, 1])), (target.shape[0], target.shape[1]))  # [2, h, w]
+                self._add(scoring, output, confusion((back[1] > back[0])[None], target[None]), classes[i : i + 1])
 
     def _add(self, scoring: str, output: str, counts: Tensor, classes: Sequence[str]) -> None:
         for name, row in zip(classes, counts.cpu().numpy(), strict=True):

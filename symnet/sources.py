@@ -18,6 +18,7 @@ from symnet.base_learner import BaseLearner
 from symnet.config import Settings
 from symnet.data.episodes import Episode
 from symnet.data.readers import Reader, Split, open_reader
+from symnet.data.stored import Store
 from symnet.features import FIXED, FeatureCache, View, compute, make_view
 from symnet.methods.base import EpisodeBatch
 
@@ -121,18 +122,24 @@ class ImageSource:
 
     def _view(self, request: Request) -> View:
         if request.seed is None:
-            return make_view(self.settings, self.reader, self.split, (request.image, FIXED))
+            return make_view(self.settings, self.reader, self.split, (request.image, FIXED), self.base.classes)
         draw = int(np.random.default_rng(request.seed).integers(1 << 31))
-        return make_view(self.settings, self.reader, self.split, (request.image, 0), request.wanted, draw)
+        return make_view(self.settings, self.reader, self.split, (request.image, 0), self.base.classes, request.wanted, draw)
 
 
 def open_source(
-    settings: Settings, data_root: Path, split: Split, features: Path | None, base: BaseLearner, device: torch.device
+    settings: Settings,
+    data_root: Path,
+    split: Split,
+    features: Path | None,
+    base: BaseLearner,
+    device: torch.device,
+    store: Store | None = None,
 ) -> Source:
-    """The cache where there is one, else the images."""
+    """The cache where there is one, else the images, from their store where there is one."""
     if features is not None:
         return CacheSource(features, device)
-    return ImageSource(settings, open_reader(settings.data, settings.protocol, data_root), split, base, device)
+    return ImageSource(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
 
 
 def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None) -> list[Request]:

@@ -20,7 +20,7 @@ from symnet.errors import UserError, one_line
 from symnet.experiment import Experiment, validate
 from symnet.methods import METHODS
 
-_LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd")
+_LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd", "protocol.split")
 _NETWORK = ("backbone.name",)
 
 
@@ -37,6 +37,8 @@ STAGES = {
     "shapes": Stage("symnet.data.shapes", ("shapes",)),
     "masks": Stage("symnet.data.masks", ("data", "protocol.crowd")),
     "folds": Stage("symnet.data.folds", ("data", *_LISTS)),
+    "counts": Stage("symnet.report.counts", ("data.classes", "data.folds", *_LISTS)),
+    "store": Stage("symnet.data.store", ("data", "protocol.crowd")),
     "episodes": Stage("symnet.data.episodes", ("protocol.episodes", "protocol.sampling")),
     "embeddings": Stage("symnet.embeddings", ("text", "data.classes")),
     "base": Stage("symnet.base_learner", ("data", *_LISTS, "pixels", "backbone", "base")),
@@ -46,7 +48,9 @@ STAGES = {
         ("data", *_LISTS, "pixels", *_NETWORK, "features.dtype", "features.train_views", "features.seed", "base.holdout", "base.seed"),
     ),
     "train": Stage(
-        "symnet.train", ("data", *_LISTS, "pixels", *_NETWORK, "features.train_views", "base.holdout", "base.seed", "train"), method=True
+        "symnet.train",
+        ("data", *_LISTS, "pixels", *_NETWORK, "features.train_views", "base.holdout", "base.seed", "protocol.selection", "train"),
+        method=True,
     ),
     "evaluate": Stage(
         "symnet.evaluate",
@@ -63,8 +67,11 @@ _PLUMBING = {
     "symnet",
     *(
         f"symnet.{name}"
-        for name in ("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "methods", "progress", "watch")
+        for name in (
+            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "methods", "progress", "protocols", "watch"),
+        )
     ),
+    "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own
 }
 
 

@@ -23,7 +23,8 @@ from symnet.cells import Cell
 from symnet.errors import UserError, one_line
 from symnet.journal import Run, is_alive, read_journal
 from symnet.metrics import class_iou, fb_iou, mean_iou
-from symnet.report import SCORINGS, Round, read_round
+from symnet.protocols import SCORINGS
+from symnet.report import Round, read_round
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -22,6 +22,7 @@ from symnet.checkpoint import load_latest, save_state, save_tensors
 from symnet.config import Settings
 from symnet.data.episodes import Episode, TrainingEpisodes, holdout
 from symnet.data.folds import FoldList, read_fold_list
+from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.journal import Journal
@@ -46,7 +47,7 @@ class Stopped(Exception):
 @dataclass(frozen=True)
 class Inputs:
     """Files a training job reads. `features`: the training cache, None to recompute. `test_list`, and `test_features` where the test
-    images are cached: for selection test_best, and for no other.
+    images are cached: for selection test_best, and for no other. `store`: where images are kept decoded, None to decode them.
     """
 
     train_list: Path
@@ -55,16 +56,17 @@ class Inputs:
     features: Path | None = None
     test_list: Path | None = None
     test_features: Path | None = None
+    store: Store | None = None
 
     def check(self, selection: str) -> None:
-        """Raises `UserError` where they do not fit `train.selection`."""
+        """Raises `UserError` where they do not fit `protocol.selection`."""
         if selection == "test_best" and self.test_list is None:
             raise UserError(
-                "train.selection is test_best, which keeps the weights that are best on the fold's test list: that list is missing, "
+                "protocol.selection is test_best, which keeps the weights that are best on the fold's test list: that list is missing, "
                 "give --test-list (and --test-features where the test images are cached)"
             )
         if selection != "test_best" and (self.test_list or self.test_features):
-            raise UserError(f"--test-list, --test-features: found one, but train.selection is {selection}; only test_best reads them")
+            raise UserError(f"--test-list, --test-features: found one, but protocol.selection is {selection}; only test_best reads them")
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def train(
     settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, deadline: float | None = None
 ) -> None:
     """Train and write the selected weights to `out`. Raises `Stopped` on a signal or the deadline, `UserError` on bad input or NaN."""
-    selection = settings.train.selection
+    selection = settings.protocol.selection
     inputs.check(selection)
     with _only_writer(run.state):
         train_list, held = holdout(read_fold_list(inputs.train_list), settings.base.holdout, settings.base.seed)
@@ -146,8 +148,10 @@ def train(
         base = load_base(inputs.base).to(device)
         if not base.classes:
             raise UserError(f"{inputs.base}: was imported without its fold, so its base classes are not known; import it with --fold")
-        source = open_source(settings, data_root, "train", inputs.features, base, device)
-        tested = open_source(settings, data_root, "test", inputs.test_features, base, device) if selection == "test_best" else source
+        source = open_source(settings, data_root, "train", inputs.features, base, device, inputs.store)
+        tested = source
+        if selection == "test_best":
+            tested = open_source(settings, data_root, "test", inputs.test_features, base, device, inputs.store)
         validation = Validation(_validation_episodes(settings, inputs, held, run.shots), tested)
         method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
         trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
@@ -211,7 +215,7 @@ def _loop(
         watch.add(trainer.step, seen, last=trainer.step == trainer.steps)
         if validation.episodes and (trainer.step % every == 0 or trainer.step == trainer.steps):
             score = validate(trainer.method, validation.source, validation.episodes, base, vectors, t.batch_size // t.accumulate)
-            journal.log(trainer.step, **{f"{t.selection}.miou": score})
+            journal.log(trainer.step, **{f"{settings.protocol.selection}.miou": score})
             if trainer.best is None or score > trainer.best[0]:
                 trainer.best = (score, trainer.weights())
         if stop.requested or time.monotonic() - saved > run.checkpoint_seconds:
@@ -238,13 +242,14 @@ def _validation_episodes(settings: Settings, inputs: Inputs, held: FoldList, sho
     where the test list has no class with enough images; where the held-out images have none, that is told and the last weights are taken.
     """
     t = settings.train
-    if t.selection == "last":
+    selection = settings.protocol.selection
+    if selection == "last":
         return []
     try:
         chosen_on = held if inputs.test_list is None else read_fold_list(inputs.test_list)
         episodes = TrainingEpisodes(chosen_on, shots, t.seed + 1, "image")
     except UserError:
-        if t.selection == "test_best":
+        if selection == "test_best":
             raise
         print(f"warning: no base class has {shots + 1} held-out images; the last weights are taken (raise base.holdout)", flush=True)
         return []

@@ -29,10 +29,12 @@ class Bench:
     root: Path
     experiment: Experiment
 
-    def settings(self, stage: str, method: str | None = None, **train: Any) -> Settings:
-        """Of a stage, with some of `train` changed."""
+    def settings(self, stage: str, method: str | None = None, selection: str = "base_val", **train: Any) -> Settings:
+        """Of a stage, with the selection and some of `train` changed."""
         settings = self.experiment.settings("shapes", 0)
-        return restrict(settings.model_copy(update={"train": settings.train.model_copy(update=train)}), stage, method)
+        protocol = settings.protocol.model_copy(update={"selection": selection})
+        changed = settings.model_copy(update={"train": settings.train.model_copy(update=train), "protocol": protocol})
+        return restrict(changed, stage, method)
 
     def list(self, split: str) -> Path:
         return self.root / "lists" / "fold0" / f"{split}.csv"
@@ -44,7 +46,7 @@ class Bench:
         )
 
     def train(self, out: Path, inputs: train.Inputs | None = None, checkpoint_seconds: float = 300, **settings: Any) -> Path:
-        """Train Sym-Net for some steps; the same `out` goes on where it was. settings: of the section train.
+        """Train Sym-Net for some steps; the same `out` goes on where it was. settings: the selection, or of the section train.
 
         Its state lies in the folder, its journal in the .jsonl of the same name.
         """

@@ -147,12 +147,19 @@ def test_file_digest(tmp_path: Path) -> None:
 
 def test_the_seal_is_over_everything() -> None:
     body = digest(PAYLOAD)
-    own = {"schema_version": 1, "stage": "folds", "settings": "a" * 8, "code": "b" * 8, "inputs": {"list": "c" * 8}}
+    own = {"schema_version": 2, "stage": "folds", "settings": "a" * 8, "protocol": {}, "code": "b" * 8, "inputs": {"list": "c" * 8}}
     assert sealed(MADE_BY, body).content == digest([own, body])
     assert sealed(sealed(MADE_BY, body), body) == sealed(MADE_BY, body)
-    others: list[dict[str, Any]] = [{"stage": "x"}, {"settings": "x"}, {"code": "x"}, {"inputs": {}}, {"schema_version": 2}]
+    others: list[dict[str, Any]] = [
+        {"stage": "x"},
+        {"settings": "x"},
+        {"protocol": {"crowd": "drop"}},
+        {"code": "x"},
+        {"inputs": {}},
+        {"schema_version": 3},
+    ]
     sums = {sealed(MADE_BY.model_copy(update=other), body).content for other in [*others, {}]} | {sealed(MADE_BY, "x").content}
-    assert len(sums) == 7
+    assert len(sums) == 8
 
 
 def test_json_there_and_back(tmp_path: Path) -> None:

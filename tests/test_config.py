@@ -36,7 +36,7 @@ def message(over: Mapping[str, Any]) -> str:
     return text
 
 
-SECTION_NAMES = "data, shapes, protocol, pixels, backbone, text, base, features, model, train, evaluate"
+SECTION_NAMES = "data, store, shapes, protocol, pixels, backbone, text, base, features, model, train, evaluate"
 TOP_NAMES = "experiment, data_root, results, device, threads, shots, seeds, methods, variants, tables, groups, preset, presets, datasets, "
 TOP_NAMES += "folds"
 

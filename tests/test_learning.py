@@ -3,22 +3,27 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from symnet import base_learner, evaluate, features
 from symnet.artifacts import Provenance, file_digest, read_json
 from symnet.backbones import Backbone, Levels
 from symnet.base_learner import BaseLearner, load_base, train_base
 from symnet.cells import Cell
+from symnet.cli import app
 from symnet.data.episodes import make_manifest, read_manifest, write_manifest
 from symnet.data.folds import read_fold_list
 from symnet.data.readers import open_reader
+from symnet.data.transforms import augment
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.features import FIXED, FeatureCache, make_features, make_view
 from symnet.model.base import PSPHead
 from symnet.sources import CacheSource, ImageSource, make_batch, requests_of
+from symnet.stages import slice_settings
 from tests.bench import CPU, Bench
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
@@ -71,6 +76,24 @@ def test_maps_of_several_sides_pass_through_the_cache(bench: Bench, tmp_path: Pa
     assert (CacheSource(out, CPU).side, images.side) == (3, 3)
 
 
+def test_novel_pixels_of_training_images_are_background_before_the_crop_is_chosen(bench: Bench) -> None:
+    """Of an image of a novel class alone, the crop has no foreground to keep: the first place that was drawn is taken."""
+    settings = bench.settings("features_train")
+    reader = open_reader(settings.data, settings.protocol, bench.root)
+    base = load_base(bench.inputs.base).classes
+    mixed = [r for r in read_fold_list(bench.root / "lists" / "train.csv").rows if set(r.classes) - set(base)]
+    assert mixed
+    for row in mixed[:6]:
+        image, mask = reader.load("train", row.image)
+        view = make_view(settings, reader, "train", (row.image, 0), base)
+        assert set(view.mask.unique().tolist()) <= {0, 255, *base}
+        rng = np.random.default_rng([settings.features.seed, 0, *row.image.encode()])
+        kept = np.isin(mask, [*base, 255])
+        pixels, truth = augment(image, np.where(kept, mask, 0).astype(np.uint8), settings.pixels, rng)
+        assert torch.equal(view.image, pixels)
+        assert torch.equal(view.mask, truth)
+
+
 def test_a_batch_arranges_queries_and_supports(bench: Bench) -> None:
     episodes = make_manifest(read_fold_list(bench.list("test")), 2, 5, 3, "image").episodes
     source = CacheSource(bench.root / "features_test.json", CPU)
@@ -106,6 +129,44 @@ def test_evaluation_counts_every_pixel_once_and_gives_the_same_bytes_twice(bench
     known = sum(int((reader.mask("test", episode.query) != 255).sum()) for episode in read_manifest(manifest))
     for output in outputs.values():
         assert sum(sum(counts) for counts in output["original"].values()) == known
+
+
+def test_an_image_store_changes_no_byte_of_any_artifact(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command that reads images, as typed, with and without --store; with it, no file is decoded."""
+
+    def symnet(stage: str, *arguments: object, method: str | None = None) -> None:
+        config = tmp_path / f"{stage}.json"
+        config.write_text(json.dumps(slice_settings(bench.experiment.settings("shapes", 0), stage, method)))
+        command = "features" if stage.startswith("features") else stage
+        done = CliRunner().invoke(app, [command, "--config", str(config), *map(str, arguments)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+    def refuse(path: Path) -> None:
+        raise AssertionError(f"{path} is decoded")
+
+    write_manifest(tmp_path / "seed5.csv", make_manifest(read_fold_list(bench.list("test")), 1, 5, 2, "image"))
+    symnet("store", "--index", bench.root / "lists", "--out", tmp_path / "images.json", "--results", bench.root)
+    made = []
+    for store in ([], ["--store", tmp_path / "images.json"]):
+        if store:
+            monkeypatch.setattr("symnet.data.readers.read_image", refuse)
+            monkeypatch.setattr("symnet.data.voc.read_mask", refuse)
+        out = tmp_path / ("stored" if store else "plain")
+        out.mkdir()
+        (out / "data").symlink_to(bench.root / "data")
+        common = ["--fold", 0, "--results", out, "--device", "cpu", *store]
+        learned = ["--base", out / "base.safetensors", "--embeddings", bench.inputs.embeddings]
+        cell = ["--dataset", "shapes", "--backbone", "efficientnet_lite0", "--row", "symnet", "--shot", 1, *learned, *common]
+        symnet("base", "--list", bench.list("train"), "--out", out / "base.safetensors", *common)
+        tests = ["--split", "test", "--list", bench.list("test"), "--base", out / "base.safetensors"]
+        symnet("features_test", *tests, "--out", out / "features_test.json", *common)
+        symnet("train", "--list", bench.list("train"), "--out", out / "model.safetensors", *cell, method="symnet")
+        rounds = ["--list", bench.list("test"), "--episodes", tmp_path, "--seeds", 5, "--model", out / "model.safetensors"]
+        symnet("evaluate", *rounds, "--out", out, *cell, method="symnet")
+        artifacts = [*out.glob("*.*"), *out.glob("*/*.h5")]
+        made.append({str(path.relative_to(out)): file_digest(path) for path in artifacts})
+    assert {"base.safetensors", "base.json", "features_test.json", "model.safetensors", "seed5.json"} < set(made[0])
+    assert made[0] == made[1]
 
 
 def test_a_model_of_other_shots_is_refused(bench: Bench) -> None:

@@ -73,10 +73,12 @@ def test_training_reads_test_files_where_they_choose_its_weights_alone(tmp_path:
     lists = tmp_path / "results" / "demo" / "shapes" / "lists" / "fold1" / "test.csv"
     cache = tmp_path / "results" / "demo" / "shapes" / "efficientnet_lite0" / "fold1" / "features_test.json"
     both = {"--test-list": str(lists), "--test-features": str(cache)}
-    plan = plan_of("demo.yaml", tmp_path, folds={1: {"train": {"selection": "test_best"}}})
-    assert [plan.test_files("shapes", fold, "symnet") for fold in range(4)] == [{}, both, {}, {}]
-    uncached = {1: {"train": {"selection": "test_best"}, "features": {"cache_test": False}}}
-    assert plan_of("demo.yaml", tmp_path, folds=uncached).test_files("shapes", 1, "symnet") == {"--test-list": str(lists)}
+    assert plan_of("demo.yaml", tmp_path).test_files("shapes", 1, "symnet") == {}
+    chosen = {"protocol": {"selection": "test_best", "min_pixels": 256}}
+    uncached = {2: {"features": {"cache_test": False}}}
+    plan = plan_of("demo.yaml", tmp_path, **chosen, folds=uncached)
+    assert plan.test_files("shapes", 1, "symnet") == both
+    assert plan.test_files("shapes", 2, "symnet") == {"--test-list": str(lists).replace("fold1", "fold2")}
 
 
 def test_jobs_are_told_where_they_run_and_keep_their_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,9 @@ def test_other_settings_cannot_be_read(stage: str, method: str | None) -> None:
 
 TRAINED, TESTED = [("train", "symnet")], [("evaluate", "symnet"), ("evaluate", "prototype")]
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
+MASKS: list[Job] = [("masks", None)]
+STORED: list[Job] = [("store", None)]
+COUNTED: list[Job] = [("counts", None)]
 LISTED: list[Job] = [("folds", None), ("base", None), *FEATURES, *TRAINED, *TESTED]
 
 
@@ -96,11 +99,14 @@ LISTED: list[Job] = [("folds", None), ("base", None), *FEATURES, *TRAINED, *TEST
         ({"train": {"seed": 1}}, TRAINED),
         ({"protocol": {"episodes": 7}}, [("episodes", None), *TESTED]),
         ({"protocol": {"scoring": "original"}}, TESTED),
+        ({"protocol": {"selection": "last"}}, [*TRAINED, *TESTED]),
+        ({"protocol": {"split": "fwb"}}, [*COUNTED, *LISTED]),
         ({"protocol": {"name": "mine"}}, TESTED),
-        ({"protocol": {"min_pixels": 7}}, LISTED),
-        ({"protocol": {"crowd": "drop"}}, [("masks", None), *LISTED]),
-        ({"data": {"root": "x"}}, [("masks", None), *LISTED]),
-        ({"data": {"classes": "shapes"}}, [("embeddings", None), ("masks", None), *LISTED]),
+        ({"protocol": {"min_pixels": 7}}, [*COUNTED, *LISTED]),
+        ({"protocol": {"crowd": "drop"}}, [*MASKS, *COUNTED, *STORED, *LISTED]),
+        ({"data": {"root": "x"}}, [*MASKS, *STORED, *LISTED]),
+        ({"data": {"classes": "shapes"}}, [("embeddings", None), *MASKS, *COUNTED, *STORED, *LISTED]),
+        ({"store": {"images": True}}, []),
         ({"model": {"tau1": 0.6}}, [("train", "symnet"), ("evaluate", "symnet")]),
         ({"evaluate": {"batch_size": 1}}, TESTED),
         ({"features": {"cache_test": False}}, TESTED),
@@ -223,6 +229,7 @@ def test_plumbing_reruns_nothing(name: str, hashes: Any) -> None:
         ("symnet.report.tables", {"tables"}),
         ("symnet.tracking", {"track"}),
         ("symnet.data.shapes_draw", {"shapes"}),
+        ("symnet.data.store", {"store"}),
         ("symnet.evaluate", {"evaluate-symnet", "evaluate-prototype"}),
         ("symnet.methods.prototype", {"evaluate-prototype"}),
         ("symnet.methods.symnet", {"train-symnet", "evaluate-symnet"}),

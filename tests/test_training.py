@@ -224,10 +224,10 @@ def test_the_last_weights_are_not_validated(bench: Bench, tmp_path: Path, monkey
 
 def test_files_that_do_not_fit_the_selection_are_told(bench: Bench, tmp_path: Path, tested: train.Inputs) -> None:
     out = tmp_path / "out.safetensors"
-    with pytest.raises(UserError, match=r"train\.selection is test_best, .* list is missing, give --test-list"):
+    with pytest.raises(UserError, match=r"protocol\.selection is test_best, .* list is missing, give --test-list"):
         bench.train(out, selection="test_best")
     for inputs in (replace(tested, test_features=None), replace(tested, test_list=None)):
-        with pytest.raises(UserError, match=r"found one, but train\.selection is base_val; only test_best reads them"):
+        with pytest.raises(UserError, match=r"found one, but protocol\.selection is base_val; only test_best reads them"):
             bench.train(out, inputs)
     assert list(tmp_path.iterdir()) == []
 
@@ -245,7 +245,8 @@ def test_a_test_list_that_gives_no_episode_is_told(
 def test_the_command_takes_the_test_files_and_says_what_was_chosen_on(bench: Bench, tmp_path: Path, tested: train.Inputs) -> None:
     config, out = tmp_path / "train.json", tmp_path / "model.safetensors"
     values = slice_settings(bench.experiment.settings("shapes", 0), "train", "symnet")
-    values["train"] |= {"selection": "test_best", "steps": 2}
+    values["protocol"]["selection"] = "test_best"
+    values["train"]["steps"] = 2
     config.write_text(json.dumps(values))
     options = {
         "config": config,
@@ -271,7 +272,7 @@ def test_the_command_takes_the_test_files_and_says_what_was_chosen_on(bench: Ben
     assert set(provenance.inputs) == {"list", "base", "embeddings", "features", "test_list", "test_features"}
     (journal,) = (bench.root / "journals").rglob("*.jsonl")
     (run,) = read_journal(journal)
-    assert run.params["train"]["selection"] == "test_best"
+    assert run.params["protocol"]["selection"] == "test_best"
     assert list(run.metrics["test_best.miou"]) == [2]
     without = [word for word in words if word not in ("--test-list", str(tested.test_list), "--test-features", str(tested.test_features))]
     with pytest.raises(UserError, match="give --test-list"):

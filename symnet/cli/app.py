@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 track = typer.Typer(no_args_is_help=True, help="Runs in MLflow.")
 app.add_typer(track, name="track", rich_help_panel="Results")
+protocol = typer.Typer(no_args_is_help=True, help="What makes two numbers comparable, and what does not.")
+app.add_typer(protocol, name="protocol", rich_help_panel="Data")
 
 DATA, LEARN, RESULTS = "Data", "Learning", "Results"
 
@@ -34,4 +36,5 @@ Row = Annotated[str, typer.Option(help="Row of the tables: a method, or a varian
 MethodOf = Annotated[
     str | None, typer.Option("--method", help="Method behind the row; left out: the row's name, or what the experiment file says.")
 ]
+Store = Annotated[Path | None, typer.Option(help="Decoded images (from `symnet store`); what it does not hold is decoded from its file.")]
 Features = Annotated[Path | None, typer.Option(help="Feature cache (from `symnet features`); left out: recomputed from the images.")]

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from symnet.artifacts import digest, file_digest
+from symnet.artifacts import Provenance, digest, file_digest
 from symnet.cli.app import DATA, Config, Dataset, Fold, FoldLists, Out, Results, Seeds, Workers, app
-from symnet.cli.jobs import data_root, first_of, numbers, settings_of, shared_root
+from symnet.cli.jobs import data_root, first_of, numbers, provenance_of, settings_of, shared_root
 from symnet.errors import UserError
 from symnet.stages import slice_of
 
@@ -78,6 +78,48 @@ def folds(
 
 
 @app.command(rich_help_panel=DATA)
+def counts(
+    config: Config,
+    lists: Annotated[Path, typer.Option(help="Folder of the index and the folds' lists (from `symnet folds`).")],
+    out: Out,
+    dataset: Dataset = "pascal5i",
+    against: Annotated[
+        Path | None, typer.Option(help="Lists of other rules: OUT's name with -differences tells which images differ.")
+    ] = None,
+) -> None:
+    """Count images and pairs of the folds' lists, beside the published counts: OUT (CSV), its text printed.
+
+    Example: symnet counts --config config/config.yaml --lists results/benchmark/pascal5i/lists --out counts.csv
+    """
+    from symnet.report.counts import make_counts, write_differences
+
+    settings = settings_of(config, "counts", dataset)
+    print(make_counts(settings, dataset, lists, out))
+    if against is not None:
+        print(write_differences(settings, lists, against, out.with_name(f"{out.stem}-differences.csv")))
+
+
+@app.command(rich_help_panel=DATA)
+def store(
+    config: Config,
+    index: Annotated[Path, typer.Option(help="Folder of the data set's index (from `symnet folds`).")],
+    out: Out,
+    results: Results = Path("results"),
+    dataset: Dataset = "pascal5i",
+    workers: Workers = 2,
+) -> None:
+    """Keep every image and mask of a data set decoded, in HDF5: the same pixels, read at once.
+
+    Example: symnet store --config config/config.yaml --index results/benchmark/pascal5i/lists --out store.json --workers 8
+    """
+    from symnet.data.store import make_store
+
+    settings = settings_of(config, "store", dataset)
+    provenance = provenance_of("store", settings, {"index": index / "index.csv"})
+    make_store(settings, data_root(settings, results), index, out, workers, provenance)
+
+
+@app.command(rich_help_panel=DATA)
 def episodes(
     config: Config,
     list_: FoldLists,
@@ -96,14 +138,11 @@ def episodes(
 
     settings = settings_of(config, "episodes", dataset, fold)
     fold_list = read_fold_list(list_)
+    rules = settings.protocol.model_dump(warnings=False)
     for seed in numbers(seeds):
         manifest = make_manifest(fold_list, shot, seed, settings.protocol.episodes, settings.protocol.sampling)
-        write_manifest(
-            out / f"seed{seed}.csv",
-            manifest,
-            digest([settings.protocol.model_dump(warnings=False), seed, shot]),
-            {"list": file_digest(list_)},
-        )
+        made_by = Provenance(stage="episodes", settings=digest([rules, seed, shot]), protocol=rules, inputs={"list": file_digest(list_)})
+        write_manifest(out / f"seed{seed}.csv", manifest, made_by)
 
 
 @app.command(rich_help_panel=DATA)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from symnet.artifacts import Provenance, digest, file_digest
 from symnet.config import Settings
+from symnet.data.readers import Split
 from symnet.errors import UserError
 from symnet.experiment import load_experiment
 from symnet.methods import known_method
@@ -13,6 +14,8 @@ from symnet.stages import code_hash, experiment_slice, read_slice
 
 if TYPE_CHECKING:
     import torch
+
+    from symnet.data.stored import Store
 
 
 def settings_of(config: Path, stage: str, dataset: str, fold: int | None = None) -> Settings:
@@ -52,7 +55,19 @@ def provenance_of(
     inputs = {name: file_digest(path) for name, path in files.items()} | (shared if isinstance(shared, dict) else {})
     values = settings.model_dump(mode="json", warnings=False) | more
     backbone = settings.backbone.name if hasattr(settings, "backbone") else None
-    return Provenance(stage=stage, settings=digest(values), code=code_hash(code or stage, method, backbone), inputs=inputs)
+    rules = values.get("protocol", {})
+    return Provenance(stage=stage, settings=digest(values), protocol=rules, code=code_hash(code or stage, method, backbone), inputs=inputs)
+
+
+def store_of(manifest: Path | None, train: Path | None = None, test: Path | None = None) -> "Store | None":
+    """The image store, for a job that reads these lists. Raises `UserError` for lists that cannot be read."""
+    from symnet.data.folds import read_fold_list
+    from symnet.data.stored import Store
+
+    if manifest is None:
+        return None
+    lists: tuple[tuple[Split, Path | None], ...] = (("train", train), ("test", test))
+    return Store.of_lists(manifest, {split: read_fold_list(path) for split, path in lists if path})
 
 
 def use_device(name: str, threads: int) -> "torch.device":

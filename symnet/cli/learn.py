@@ -23,10 +23,11 @@ from symnet.cli.app import (
     Results,
     Row,
     Seeds,
+    Store,
     Threads,
     app,
 )
-from symnet.cli.jobs import data_root, job_of, numbers, provenance_of, settings_of, shared_root, use_device
+from symnet.cli.jobs import data_root, job_of, numbers, provenance_of, settings_of, shared_root, store_of, use_device
 from symnet.errors import EXIT_AGAIN
 from symnet.experiment import load_experiment
 from symnet.stages import module_hash
@@ -39,6 +40,7 @@ def base(
     fold: Fold,
     out: Out,
     dataset: Dataset = "pascal5i",
+    store: Store = None,
     results: Results = Path("results"),
     device: Device = "auto",
     threads: Threads = 1,
@@ -52,7 +54,7 @@ def base(
     settings = settings_of(config, "base", dataset, fold)
     provenance = provenance_of("base", settings, {"list": list_}, fold=fold)
     roots = data_root(settings, results), shared_root()
-    miou = train_base(settings, *roots, list_, fold, out, use_device(device, threads), provenance)
+    miou = train_base(settings, *roots, list_, fold, out, use_device(device, threads), provenance, store_of(store, train=list_))
     print(f"base learner of fold {fold}: mIoU {100 * miou:.2f} % over base classes of held-out images")
 
 
@@ -65,6 +67,7 @@ def features(
     out: Out,
     dataset: Dataset = "pascal5i",
     fold: Fold = 0,
+    store: Store = None,
     results: Results = Path("results"),
     device: Device = "auto",
     threads: Threads = 1,
@@ -78,7 +81,8 @@ def features(
 
     settings = settings_of(config, f"features_{split}", dataset, fold)
     provenance = provenance_of("features", settings, {"list": list_, "base": base}, code=f"features_{split}")
-    make_features(settings, data_root(settings, results), list_, split, base, out, use_device(device, threads), provenance)
+    images = store_of(store, **{split: list_})
+    make_features(settings, data_root(settings, results), list_, split, base, out, use_device(device, threads), provenance, images)
 
 
 @app.command(rich_help_panel=LEARN)
@@ -95,8 +99,9 @@ def train(
     row: Row = "symnet",
     method: MethodOf = None,
     features: Features = None,
-    test_list: Annotated[Path | None, typer.Option(help="The fold's test list, for train.selection test_best.")] = None,
+    test_list: Annotated[Path | None, typer.Option(help="The fold's test list, for protocol.selection test_best.")] = None,
     test_features: Annotated[Path | None, typer.Option(help="Its feature cache; left out: recomputed.")] = None,
+    store: Store = None,
     results: Results = Path("results"),
     device: Device = "auto",
     threads: Threads = 1,
@@ -111,8 +116,8 @@ def train(
     from symnet.train import train as train_
 
     settings, method = job_of(config, "train", dataset, fold, row, method)
-    inputs = Inputs(list_, base, embeddings, features, test_list, test_features)
-    inputs.check(settings.train.selection)
+    inputs = Inputs(list_, base, embeddings, features, test_list, test_features, store_of(store, list_, test_list))
+    inputs.check(settings.protocol.selection)
     files = {"list": list_, "base": base, "embeddings": embeddings}
     files |= {name: path for name, path in (("features", features), ("test_list", test_list), ("test_features", test_features)) if path}
     provenance = provenance_of("train", settings, files, method=method, shot=shot)
@@ -155,6 +160,7 @@ def evaluate(
     experiment: Annotated[str, typer.Option(help="Name that the metric files carry.")] = "",
     features: Features = None,
     model: Annotated[Path | None, typer.Option(help="Trained weights (from `symnet train`).")] = None,
+    store: Store = None,
     results: Results = Path("results"),
     device: Device = "auto",
     threads: Threads = 1,
@@ -176,7 +182,7 @@ def evaluate(
         provenance = provenance_of("evaluate", settings, {"episodes": manifest}, method=method, shared=shared)
         rounds.append(Round(seed, manifest, out / f"seed{seed}.json", provenance))
     cell = Cell(dataset, backbone, fold, row, shot)
-    inputs = Inputs(list_, base, embeddings, features, model)
+    inputs = Inputs(list_, base, embeddings, features, model, store_of(store, test=list_))
     evaluate_(settings, data_root(settings, results), cell, method, experiment, inputs, rounds, use_device(device, threads))
 
 
@@ -199,8 +205,8 @@ def import_checkpoint(
 
     classes = None
     if config is not None:
-        data = load_experiment(config).settings(dataset).data
-        classes = Classes(class_names(data.classes), data.folds, data.split, dataset)
+        settings = load_experiment(config).settings(dataset)
+        classes = Classes(class_names(settings.data.classes), settings.data.folds, settings.protocol.split, dataset)
     found = import_checkpoint(file, out or file.with_suffix(""), fold, classes, module_hash("symnet.importing"))
     shots = f", {found.shots} shot" if found.shots else ""
     of_fold = ", of an unknown fold: fit to be tested, give --fold to train on it" if found.fold is None else f" of fold {found.fold}"

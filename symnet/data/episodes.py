@@ -3,7 +3,6 @@
 Both are pure functions of (list, shot, seed): the same on every machine, whatever the number of workers, wherever a run resumes.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ from numpy.random import PCG64, Generator, SeedSequence
 
 from symnet.artifacts import Provenance, read_table, write_table
 from symnet.data.folds import FoldList
+from symnet.data.readers import place_of
 from symnet.errors import UserError
 
 # first word of every seed, so that no two kinds of draw share a stream
@@ -47,30 +47,33 @@ def left_out(fold_list: FoldList, shot: int, classes: Iterable[int] | None = Non
     }
 
 
-def make_manifest(fold_list: FoldList, shot: int, seed: int, episodes: int, sampling: Literal["image", "balanced"]) -> Manifest:
+def make_manifest(fold_list: FoldList, shot: int, seed: int, episodes: int, sampling: Literal["image", "released", "balanced"]) -> Manifest:
     """Draw one test round from a fold's test list.
 
     image: queries in turn through the list, the class uniform among the query's, K supports uniform without replacement among the
-    other images of the class. balanced (HSNet): the class first, uniform, then the query uniform among its images. Classes with
-    fewer than K + 1 images are left out. Raises `UserError` where none remains.
+    other images of the class; a round shorter than the list takes its queries from all of it, in an order that the seed draws. released:
+    the same, but a short round takes the head of the list. balanced (HSNet): the class first, uniform, then the query uniform among its
+    images. Classes with fewer than K + 1 images are left out. Raises `UserError` where none remains.
     """
     pool = _Pool(fold_list, shot)
     rng = _generator(TEST, seed, shot)
+    count = len(pool.queries)
+    order = pass_order(seed, 0, count) if sampling == "image" and episodes < count else range(count)
     drawn = []
     for number in range(episodes):
-        query, index = pool.query_in_turn(number, rng) if sampling == "image" else pool.query_of_any_class(rng)
+        query, index = pool.query_of_any_class(rng) if sampling == "balanced" else pool.query_in_turn(int(order[number % count]), rng)
         drawn.append(Episode(query, index, pool.supports(query, index, rng)))
     return Manifest(tuple(drawn), left_out(fold_list, shot))
 
 
-def write_manifest(path: Path, manifest: Manifest, settings: str = "", inputs: dict[str, str] | None = None) -> bool:
+def write_manifest(path: Path, manifest: Manifest, provenance: Provenance | None = None) -> bool:
     """Write a manifest as a table: query, class, support1..supportK. Left as it is where nothing changed; returns whether written.
 
     The classes left out are not in it: `left_out` tells them from the list.
     """
     columns = ["query", "class", *(f"support{k}" for k in range(1, len(manifest.episodes[0].supports) + 1))]
     rows = [[e.query, e.class_index, *e.supports] for e in manifest.episodes]
-    return write_table(path, columns, rows, Provenance(stage="episodes", settings=settings, inputs=inputs or {}), if_changed=True)
+    return write_table(path, columns, rows, provenance or Provenance(stage="episodes"), if_changed=True)
 
 
 def read_manifest(path: Path) -> tuple[Episode, ...]:
@@ -114,14 +117,9 @@ def holdout(fold_list: FoldList, share: float, seed: int) -> tuple[FoldList, Fol
 
     Each image is placed by a hash of its own id, so that one image more or less moves no other.
     """
-    places = [_place(row.image, seed) < share for row in fold_list.rows]
+    places = [place_of(row.image, seed) < share for row in fold_list.rows]
     held = tuple(row for row, out in zip(fold_list.rows, places, strict=True) if out)
     return FoldList(tuple(row for row, out in zip(fold_list.rows, places, strict=True) if not out)), FoldList(held)
-
-
-def _place(image: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the id and the seed alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{image}".encode()).digest()[:6], "big") / 2**48
 
 
 class _Pool:

@@ -95,8 +95,8 @@ def whole_train_list(rows: Iterable[Row], n_classes: int, min_pixels: int) -> Fo
 
 
 def fold_lists(index: Index, n_classes: int, fold: int, settings: Settings) -> dict[Split, FoldList]:
-    """Both lists of a fold, as `data.folds`, `data.split` and the protocol say."""
-    layout = (n_classes, settings.data.folds, settings.data.split)
+    """Both lists of a fold, as `data.folds` and the protocol say."""
+    layout = (n_classes, settings.data.folds, settings.protocol.split)
     novel, base = novel_classes(fold, *layout), base_classes(fold, *layout)
     protocol = settings.protocol
     return {
@@ -114,13 +114,14 @@ def make_folds(settings: Settings, data_root: Path, out: Path, masks_only: bool 
     """
     reader = open_reader(settings.data, settings.protocol, data_root, masks_only)
     made_with = settings_digest(settings)
-    novel_classes(0, len(reader.classes), settings.data.folds, settings.data.split)
+    novel_classes(0, len(reader.classes), settings.data.folds, settings.protocol.split)
     previous, stamps = _last(out, made_with)
     index = build_index(reader, len(reader.classes), previous, settings.data.bad_files, workers, masks_only, stamps)
     for fold in range(settings.data.folds):
         for split, made in fold_lists(index, len(reader.classes), fold, settings).items():
-            write_fold_list(out / f"fold{fold}" / f"{split}.csv", made, made_with)
-    write_fold_list(out / "train.csv", whole_train_list(index.rows, len(reader.classes), settings.protocol.min_pixels), made_with)
+            write_fold_list(out / f"fold{fold}" / f"{split}.csv", made, made_with, _rules(settings))
+    whole = whole_train_list(index.rows, len(reader.classes), settings.protocol.min_pixels)
+    write_fold_list(out / "train.csv", whole, made_with, _rules(settings))
     write_index(out, index, made_with)
     write_stamps(out, made_with, stamps)
     return index
@@ -148,8 +149,12 @@ def refresh_folds(settings: Settings, data_root: Path, out: Path, workers: int =
 
 def settings_digest(settings: Settings) -> str:
     """sha256 of what decides index and lists: the data section and the protocol's rules about masks and lists."""
-    rules = settings.protocol
-    return digest({"data": settings.data.model_dump(), "rules": [rules.novel_in_train, rules.min_pixels, rules.crowd]})
+    return digest({"data": settings.data.model_dump(), "rules": _rules(settings)})
+
+
+def _rules(settings: Settings) -> dict[str, str | int]:
+    """The rules of the protocol that decide which images a list holds."""
+    return {name: getattr(settings.protocol, name) for name in ("novel_in_train", "min_pixels", "crowd", "split")}
 
 
 def _last(out: Path, made_with: str) -> tuple[Index | None, Stamps]:
@@ -162,10 +167,10 @@ def _last(out: Path, made_with: str) -> tuple[Index | None, Stamps]:
     return (index if found == made_with else None), stamps
 
 
-def write_fold_list(path: Path, made: FoldList, settings: str) -> bool:
+def write_fold_list(path: Path, made: FoldList, settings: str, protocol: dict[str, str | int] | None = None) -> bool:
     """Write a list if its content changed; returns whether it was. Its rows carry the sums of its inputs, so no other is named."""
     rows = [[r.image, " ".join(map(str, r.classes)), r.width, r.height, r.image_sha, r.mask_sha] for r in made.rows]
-    return write_table(path, COLUMNS, rows, Provenance(stage="folds", settings=settings), if_changed=True)
+    return write_table(path, COLUMNS, rows, Provenance(stage="folds", settings=settings, protocol=protocol or {}), if_changed=True)
 
 
 def read_fold_list(path: Path) -> FoldList:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from symnet.artifacts import Provenance, canonical, file_digest, read_table, write_table, write_text
+from symnet.artifacts import Provenance, canonical, digest, file_digest, read_table, write_table, write_text
 from symnet.data.forked import forked_map
 from symnet.data.images import BadFile, check_image, check_same_size
 from symnet.data.readers import SPLITS, Reader, Split
@@ -72,12 +72,18 @@ class Stamps:
         self.seen: Sums = {}
 
     def sha(self, path: Path) -> str:
-        """sha256 of the file, computed only where size or time differ from the remembered ones; empty where there is none."""
+        """sha256 of the file, computed only where size or time differ from the remembered ones; empty where there is none.
+
+        Of a folder, of the names in it.
+        """
         now, known = _stat(path), self.known.get(str(path))
         if now is None:
             self.seen[str(path)] = None
             return ""
-        sha = str(known[2]) if known is not None and known[:2] == now else file_digest(path)
+        if known is not None and known[:2] == now:
+            sha = str(known[2])
+        else:
+            sha = digest(sorted(inside.name for inside in path.iterdir())) if path.is_dir() else file_digest(path)
         self.seen[str(path)] = [*now, sha]
         return sha
 

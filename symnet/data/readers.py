@@ -1,14 +1,18 @@
 """What every data set layout offers the stages: image ids per split, images, masks, and the files that decide them."""
 
 import abc
+import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from symnet.config import DataSettings, ProtocolSettings
 from symnet.data.classes import class_names
 from symnet.data.images import Pixels, check_same_size, read_image
 from symnet.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from symnet.data.stored import Store
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -48,19 +52,28 @@ class Reader(abc.ABC):
         return pixels, mask
 
 
-def open_reader(settings: DataSettings, protocol: ProtocolSettings, data_root: Path, masks_only: bool = False) -> Reader:
+def open_reader(
+    settings: DataSettings, protocol: ProtocolSettings, data_root: Path, masks_only: bool = False, store: "Store | None" = None
+) -> Reader:
     """The reader for `data.source`, with its folders and lists checked to exist. Nothing is read yet.
 
-    `masks_only`: the image folders may be missing (lists and folds need masks alone). Raises `UserError` saying what is missing.
+    `masks_only`: the image folders may be missing (lists and folds need masks alone). `store`: where to read the same
+    pixels from. Raises `UserError` saying what is missing.
     """
-    # here, since both layouts build on Reader
+    # here, since all of them build on Reader
     from symnet.data.coco import CocoReader
     from symnet.data.voc import VocReader
 
     names = class_names(settings.classes)
     if settings.source == "coco":
-        return CocoReader(settings, protocol, names, data_root, masks_only)
-    return VocReader(settings, names, data_root, masks_only)
+        reader: Reader = CocoReader(settings, protocol, names, data_root, masks_only)
+    else:
+        reader = VocReader(settings, names, data_root, masks_only)
+    if store is None:
+        return reader
+    from symnet.data.stored import StoredReader, pixels_digest
+
+    return StoredReader(reader, store, pixels_digest(settings, protocol))
 
 
 def require(path: Path, key: str, kind: Literal["folder", "file"], data_root: Path) -> Path:
@@ -68,6 +81,11 @@ def require(path: Path, key: str, kind: Literal["folder", "file"], data_root: Pa
     if path.is_dir() if kind == "folder" else path.is_file():
         return path
     raise UserError(one_line(f"{key}: {kind} {path} not found; it is looked for under {data_root} (key data_root or SYMNET_DATA)"))
+
+
+def place_of(image: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the id and the seed alone: splits by it move no other image when one comes or goes."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{image}".encode()).digest()[:6], "big") / 2**48
 
 
 def check_id(image: str, where: Path) -> str:

@@ -4,8 +4,10 @@ Images are resized without antialiasing (unless `pixels.antialias`) and about pi
 nearest neighbour.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as V
@@ -31,6 +33,13 @@ class Fitted:
     mask: Tensor
     height: int
     width: int
+
+
+def only_classes(mask: Pixels, classes: Sequence[int]) -> Pixels:
+    """The index mask with every other class painted background (0); 255 stays."""
+    kept = np.zeros(256, np.uint8)
+    kept[[*classes, IGNORE]] = [*classes, IGNORE]
+    return kept[mask]
 
 
 def normalise(image: Tensor) -> Tensor:

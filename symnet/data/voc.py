@@ -4,14 +4,20 @@ from pathlib import Path
 
 from symnet.config import DataSettings
 from symnet.data.images import Pixels, read_mask
-from symnet.data.readers import SPLITS, Reader, Split, check_id, check_once, require
+from symnet.data.readers import SPLITS, Reader, Split, check_id, check_once, place_of, require
 from symnet.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 
 
+SPLIT_SEED = 0  # of the split by `data.test_share`
+
+
 class VocReader(Reader):
-    """Images `{images[split]}/{id}.jpg` (.jpeg, .png), masks `{masks}/{id}.png`, lists of ids one a line."""
+    """Images `{images[split]}/{id}.jpg` (.jpeg, .png), masks `{masks}/{id}.png`, lists of ids one a line.
+
+    Without any list, every mask is an image of the set, in the order of the ids, and `data.test_share` splits them.
+    """
 
     def __init__(self, settings: DataSettings, classes: tuple[str, ...], data_root: Path, masks_only: bool = False) -> None:
         """Check that folders and lists are there. Raises `UserError`."""
@@ -21,17 +27,21 @@ class VocReader(Reader):
         self._masks = require(root / settings.masks, "data.masks", "folder", data_root)
         self._images: dict[str, Path] = {}
         self._lists: dict[str, list[Path]] = {}
+        self._test_share = None if settings.lists else settings.test_share
         for split in SPLITS:
-            if split not in settings.images or not settings.lists.get(split):
+            if split not in settings.images or (settings.lists and not settings.lists.get(split)):
                 key = "images" if split not in settings.images else "lists"
                 raise UserError(f"data.{key}.{split}: not set; the {settings.source} layout needs it")
             self._images[split] = root / settings.images[split]
             if not masks_only:
                 require(self._images[split], f"data.images.{split}", "folder", data_root)
-            self._lists[split] = [require(root / name, f"data.lists.{split}", "file", data_root) for name in settings.lists[split]]
+            self._lists[split] = [require(root / name, f"data.lists.{split}", "file", data_root) for name in settings.lists.get(split, ())]
 
     def ids(self, split: Split) -> list[str]:
         """The lists one after the other; an id that an earlier list held already is passed over. Twice in one list: `UserError`."""
+        if self._test_share is not None:
+            every = sorted(check_id(path.stem, self._masks) for path in self._masks.glob("*.png"))
+            return [image for image in every if (place_of(image, SPLIT_SEED) < self._test_share) == (split == "test")]
         united: dict[str, None] = {}
         for path in self._lists[split]:
             united |= dict.fromkeys(read_ids(path))
@@ -53,8 +63,8 @@ class VocReader(Reader):
         return read_mask(self.mask_path(split, image), len(self.classes))
 
     def sources(self, split: Split) -> list[Path]:
-        """The lists."""
-        return self._lists[split]
+        """The lists; the folder of masks where there are none."""
+        return self._lists[split] or [self._masks]
 
 
 def read_ids(path: Path) -> list[str]:

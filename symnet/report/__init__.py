@@ -13,8 +13,8 @@ from symnet.artifacts import Provenance, read_json
 from symnet.cells import Cell
 from symnet.errors import UserError, one_line
 from symnet.metrics import fb_iou, mean_iou
+from symnet.protocols import SCORINGS
 
-SCORINGS = ("padded", "original")
 KEYS = ("variant", "protocol", "protocol_stamp", "classes", "outputs", "left_out", "episodes")  # of a metric file, beside the cell
 PUBLISHED = Path(__file__).with_name("ablations.csv")  # Tables 3 to 6 of the paper
 SHOWN = 8  # problems told in one message

@@ -1,12 +1,12 @@
 """A table as LaTeX (booktabs), and the words that stand around it."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
-from symnet.report import SCORINGS, Round
+from symnet.protocols import SCORINGS, in_words
+from symnet.report import Round
 
 
 def latex(table: pd.DataFrame, groups: Sequence[str], caption: str, notes: Sequence[str] = (), unmarked: Sequence[str] = ("std",)) -> str:
@@ -55,29 +55,10 @@ def caption(what: str, rounds: Sequence[Round]) -> str:
     spread = f"mean over folds, then mean and sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     protocols: dict[tuple[str, str], list[str]] = {}
     for one in rounds:
-        names = protocols.setdefault((one.payload["protocol_stamp"], protocol_in_words(one.payload["protocol"])), [])
+        names = protocols.setdefault((one.payload["protocol_stamp"], in_words(one.payload["protocol"])), [])
         names += [one.cell.dataset] * (one.cell.dataset not in names)
     told = " ".join(f"{', '.join(names)}: protocol {stamp}: {words}." for (stamp, words), names in protocols.items())
     return escape(f"{what}; {spread}. {told}")
-
-
-def protocol_in_words(protocol: Mapping[str, Any]) -> str:
-    """A protocol block as a caption tells it."""
-    words = {
-        "drop": "training images with novel pixels left out",
-        "background": "novel pixels of training images painted background",
-        "image": "queries in turn through the test list",
-        "balanced": "query classes drawn uniformly",
-        "padded": "scored at the padded square",
-        "original": "scored at original size",
-    }
-    crowd = {"ignore": "crowds ignored", "drop": "crowds left out"}[protocol["crowd"]]
-    size = protocol.get("image_size")
-    parts = [words[protocol["novel_in_train"]], f"a class counts from {protocol['min_pixels']} pixels", crowd]
-    parts += [f"{protocol['episodes']} episodes a seed", words[protocol["sampling"]], words[protocol["scoring"]]]
-    return ", ".join(parts) + (
-        f" of side {size}" if size and protocol["scoring"] == "padded" else f", input of side {size}" if size else ""
-    )
 
 
 def footnotes(rounds: Sequence[Round]) -> list[str]:

@@ -17,7 +17,8 @@ from symnet.cells import Cell
 from symnet.errors import UserError
 from symnet.experiment import AblationTable
 from symnet.metrics import class_iou, fb_iou, mean_iou
-from symnet.report import SCORINGS, Round, read_rounds, refuse
+from symnet.protocols import SCORINGS
+from symnet.report import Round, read_rounds, refuse
 from symnet.report.ablation import ablation_latex, ablation_table
 from symnet.report.latex import caption, footnotes, latex
 

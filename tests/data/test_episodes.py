@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symnet.artifacts import Provenance
 from symnet.data.episodes import (
     Episode,
     Manifest,
@@ -28,7 +29,7 @@ def listed(*classes: tuple[int, ...]) -> FoldList:
 
 LISTS = st.lists(st.sets(st.integers(1, 4), min_size=1).map(lambda s: tuple(sorted(s))), min_size=1, max_size=20).map(lambda c: listed(*c))
 SHOTS = st.integers(1, 3)
-SAMPLINGS = ["image", "balanced"]
+SAMPLINGS = ["image", "released", "balanced"]
 
 
 def check(episode: Episode, fold_list: FoldList, shot: int) -> None:
@@ -53,7 +54,7 @@ def test_manifests_keep_their_promises(fold_list: FoldList, shot: int, seed: int
     for episode in manifest.episodes:
         check(episode, fold_list, shot)
         assert episode.class_index not in manifest.left_out
-    if sampling == "image":
+    if sampling != "balanced":
         usable = [row.image for row in fold_list.rows if set(row.classes) - set(manifest.left_out)]
         assert [e.query for e in manifest.episodes] == [usable[n % len(usable)] for n in range(30)]
 
@@ -80,10 +81,24 @@ def test_training_episodes_depend_on_their_number_alone(fold_list: FoldList, sho
 def test_the_stream_is_pinned() -> None:
     """A numpy that draws otherwise would change every published number: better to know."""
     fold_list = listed((1,), (1, 2), (2,), (1,), (2,), (1, 2), (3,))
+    assert make_manifest(fold_list, 2, 321, 4, "released").episodes == PINNED["released"]
     assert make_manifest(fold_list, 2, 321, 4, "image").episodes == PINNED["image"]
     assert make_manifest(fold_list, 2, 321, 2, "balanced").episodes == PINNED["balanced"]
     assert TrainingEpisodes(fold_list, 2, 321, "image")[7] == PINNED["train"][0]
     assert TrainingEpisodes(fold_list, 2, 321, "uniform")[7] == PINNED["train"][1]
+
+
+def test_a_round_shorter_than_the_list_takes_from_all_of_it_or_from_its_head() -> None:
+    """COCO's lists are longer than a round of 5,000: the released code never tests what comes after."""
+    fold_list = listed(*[(1,)] * 40)
+    names = [row.image for row in fold_list.rows]
+    heads = [[e.query for e in make_manifest(fold_list, 1, seed, 10, "released").episodes] for seed in range(20)]
+    assert heads == [names[:10]] * 20
+    rounds = [[e.query for e in make_manifest(fold_list, 1, seed, 10, "image").episodes] for seed in range(20)]
+    assert all(len(set(queries)) == 10 for queries in rounds)
+    assert {query for queries in rounds for query in queries} == set(names)
+    whole = [e.query for e in make_manifest(fold_list, 1, 3, 40, "image").episodes]
+    assert whole == names
 
 
 def test_classes_left_out_are_named() -> None:
@@ -120,10 +135,10 @@ def test_supports_are_uniform_over_the_other_images() -> None:
 def test_a_manifest_is_written_and_read_back(tmp_path: Path) -> None:
     manifest = make_manifest(listed((1,), (1, 2), (1,), (2,)), 2, 5, 6, "image")
     path = tmp_path / "episodes.csv"
-    assert write_manifest(path, manifest, "made", {"list": "abc"})
+    assert write_manifest(path, manifest, Provenance(stage="episodes", settings="made", inputs={"list": "abc"}))
     assert path.read_text().splitlines()[1] == "query,class,support1,support2"
     assert read_manifest(path) == manifest.episodes
-    assert not write_manifest(path, manifest, "made", {"list": "abc"})
+    assert not write_manifest(path, manifest, Provenance(stage="episodes", settings="made", inputs={"list": "abc"}))
     path.write_text(path.read_text().replace("i0,", "i3,", 1))
     with pytest.raises(UserError, match=r"episodes\.csv: content does not match"):
         read_manifest(path)
@@ -154,11 +169,17 @@ def test_holdout_holds_its_share() -> None:
 
 
 PINNED: dict[str, tuple[Episode, ...]] = {
-    "image": (
+    "released": (
         Episode("i0", 1, ("i3", "i1")),
         Episode("i1", 2, ("i4", "i2")),
         Episode("i2", 2, ("i5", "i4")),
         Episode("i3", 1, ("i1", "i5")),
+    ),
+    "image": (
+        Episode("i3", 1, ("i1", "i0")),
+        Episode("i1", 2, ("i4", "i2")),
+        Episode("i4", 2, ("i5", "i2")),
+        Episode("i0", 1, ("i3", "i5")),
     ),
     "balanced": (Episode("i1", 2, ("i5", "i4")), Episode("i1", 2, ("i5", "i4"))),
     "train": (Episode("i4", 2, ("i1", "i5")), Episode("i1", 1, ("i3", "i5"))),

@@ -14,9 +14,10 @@ from symnet.artifacts import write_text
 from symnet.config import Settings
 from symnet.data import folds as folds_module
 from symnet.data.classes import VOC
-from symnet.data.folds import base_classes, base_list, make_folds, novel_classes, novel_list, read_fold_list, refresh_folds
+from symnet.data.folds import base_classes, base_list, fold_lists, make_folds, novel_classes, novel_list, read_fold_list, refresh_folds
 from symnet.data.index import Index, Row
 from symnet.errors import UserError
+from symnet.report.counts import make_counts
 from symnet.stages import restrict
 
 
@@ -205,3 +206,29 @@ def test_pascal_lists_are_the_published_ones(shared: Path, pascal: tuple[Path, I
     assert [row.image for row in made.rows] == (published / f"fold{fold}.txt").read_text().split()
     found = [f"{image}\t{index}" for index, images in made.by_class.items() for image in images]
     assert found == (published / f"fold{fold}_image_class.tsv").read_text().splitlines()
+
+
+def test_pascal_counts_are_told_beside_the_published_ones(shared: Path, pascal: tuple[Path, Index], tmp_path: Path) -> None:
+    settings = voc_settings(folds=4, names=VOC, min_pixels=2048)
+    named = settings.model_copy(update={"data": settings.data.model_copy(update={"classes": "voc"})})
+    told = make_counts(named, "pascal5i", pascal[0], tmp_path / "counts.csv")
+    assert told.splitlines()[0] == "pascal5i: 5953 train and 1449 test images, 20 classes"
+    assert told.splitlines()[-1] == "as published"
+    assert told.count("--") == 8  # in the column of differences: every list has a published count of images and of pairs
+
+
+def test_background_rule_on_pascal(shared: Path, pascal: tuple[Path, Index], tmp_path: Path) -> None:
+    """PFENet's rule keeps every image of BAM's, and those with a novel pixel beside a base class that counts."""
+    lists = {"train": ("../lists/pascal/sbd_train_noval.txt", "../lists/pascal/voc_train.txt"), "test": ("../lists/pascal/voc_val.txt",)}
+    settings = voc_settings(folds=4, names=VOC, min_pixels=2048, root="voc2012", lists=lists)
+    painted = settings.model_copy(update={"protocol": settings.protocol.model_copy(update={"novel_in_train": "background"})})
+    more = [fold_lists(pascal[1], 20, fold, painted) for fold in range(4)]
+    assert [len(found["train"]) for found in more] == [4760, 4588, 4097, 5108]
+    for fold, found in enumerate(more):
+        dropped = fold_lists(pascal[1], 20, fold, settings)
+        assert found["test"] == dropped["test"]
+        extra = {row.image for row in found["train"].rows} - {row.image for row in dropped["train"].rows}
+        shown = {row.image: {value for value, _ in row.pixels} for row in pascal[1].rows if row.split == "train"}
+        novel = set(range(5 * fold + 1, 5 * fold + 6))
+        assert len(found["train"]) - len(dropped["train"]) == len(extra)
+        assert all(shown[image] & novel for image in extra)

@@ -442,7 +442,8 @@ def mini_settings(crowd: str, masks: str | None, split: str = "fwb") -> Settings
     annotations = {split: f"annotations/instances_{name}2017.json" for split, name in (("train", "train"), ("test", "val"))}
     images = {"train": "train2017", "test": "val2017"}
     data = {"root": "coco_mini", "images": images, "annotations": annotations, "classes": COCO_NAMES, "masks": masks, "folds": 4}
-    return coco_settings(crowd, **data, split=split)
+    settings = coco_settings(crowd, **data)
+    return settings.model_copy(update={"protocol": settings.protocol.model_copy(update={"split": split})})
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools, in the test's own decoding

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from symnet.config import PixelSettings
-from symnet.data.transforms import MEAN, STD, Draw, apply, augment, draw, fit, fitted_size, unfit
+from symnet.data.transforms import MEAN, STD, Draw, apply, augment, draw, fit, fitted_size, only_classes, unfit
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -194,3 +194,10 @@ def test_the_inputs_are_left_as_they_were() -> None:
     fit(image, mask, 33)
     assert np.array_equal(image, IMAGE)
     assert np.array_equal(mask, MASK)
+
+
+def test_other_classes_are_painted_background() -> None:
+    mask = np.array([[0, 1, 2], [3, 255, 254]], np.uint8)
+    assert only_classes(mask, (1, 3)).tolist() == [[0, 1, 0], [3, 255, 0]]
+    assert only_classes(mask, ()).tolist() == [[0, 0, 0], [0, 255, 0]]
+    assert mask.tolist() == [[0, 1, 2], [3, 255, 254]]

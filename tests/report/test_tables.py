@@ -20,9 +20,11 @@ PROTOCOL = {
     "novel_in_train": "drop",
     "min_pixels": 2048,
     "crowd": "ignore",
+    "split": "serial",
     "episodes": 1000,
     "sampling": "image",
     "scoring": "padded",
+    "selection": "base_val",
     "image_size": 473,
 }
 SEEDS = [510, 365]
@@ -34,7 +36,7 @@ def counts(percent: int) -> list[int]:
 
 
 def write_round(root: Path, cell: Cell, seed: int, outputs: dict[str, dict[str, int]], path: Path | None = None, **changes: Any) -> Path:
-    """`outputs`: output -> class -> IoU in percent at the padded square; 10 less at original size."""
+    """`outputs`: output -> class -> IoU in percent at the padded square; 10 less at original size and at 400x400."""
     protocol, override = PROTOCOL | changes.pop("protocol", {}), changes.pop("override", {})
     payload = {
         "cell": {"experiment": "e", **cell.as_dict(), "seed": seed},
@@ -46,6 +48,7 @@ def write_round(root: Path, cell: Cell, seed: int, outputs: dict[str, dict[str, 
             output: {
                 "padded": {name: counts(value) for name, value in values.items()},
                 "original": {name: counts(value - 10) for name, value in values.items()},
+                "400": {name: counts(value - 10) for name, value in values.items()},
             }
             for output, values in outputs.items()
         },
@@ -118,13 +121,14 @@ def test_main_by_hand(root: Path) -> None:
 def test_scorings_and_classes_by_hand(root: Path) -> None:
     make_tables(CELLS, SEEDS, root, root / "tables")
     found = {(row["method"], row["scoring"]): row for row in rows(root / "tables" / "scorings.csv")}
-    assert len(found) == 6
+    assert len(found) == 9
     assert found["symnet (ensemble)", "padded"]["mean"] == "53.75"
     assert found["symnet (ensemble)", "original"]["mean"] == "43.75"
+    assert found["symnet (ensemble)", "400"]["mean"] == "43.75"
     # prototype, padded: fold 0 [100, 100, 0, 100], fold 1 [99, 101, 0, 101] -> background always 1/2
     assert found["prototype", "padded"]["fb_iou"] == "49.88"
     classes = {(row["method"], row["fold"], row["class"], row["scoring"]): row for row in rows(root / "tables" / "per_class.csv")}
-    assert len(classes) == 3 * 2 * 2 * 2
+    assert len(classes) == 3 * 2 * 2 * 3
     cat = classes["symnet (meta)", "1", "cat", "original"]
     assert (cat["iou"], cat["std"], cat["seeds"]) == ("60.00", f"{statistics.stdev([58, 62]):.2f}", "2")
 
@@ -194,8 +198,9 @@ def test_two_protocols_in_two_data_sets_are_told_apart(root: Path) -> None:
         write_round(root, cells[-1], seed, {"prediction": {"cat": 30}}, protocol={"episodes": 5000, "scoring": "original"})
     make_tables(cells, SEEDS, root, root / "tables")
     text = (root / "tables" / "main.tex").read_text()
-    assert "1000 episodes a seed, queries in turn through the test list, scored at the padded square of side 473" in text
-    assert "5000 episodes a seed, queries in turn through the test list, scored at original size, input of side 473" in text
+    rest = "weights best on held-out images of base classes, input of side 473"
+    assert f"1000 episodes a seed, queries in turn through the whole test list, scored at the padded square, {rest}" in text
+    assert f"5000 episodes a seed, queries in turn through the whole test list, scored at original size, {rest}" in text
     assert "over 2 seeds" in text
     assert rows(root / "tables" / "main.csv")[-1]["mean"] == "20.00"
 

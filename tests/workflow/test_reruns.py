@@ -81,13 +81,21 @@ def test_the_learning_rate_reruns_training_and_on(project: Project) -> None:
 
 
 def test_selection_on_the_test_fold_reads_that_fold_s_test_files(project: Project) -> None:
-    project.configure(edited(folds={1: {"train": {"selection": "test_best"}}}))
-    assert project.planned() == {"train_method": 1, "evaluate_method": 1, **REPORT}
+    project.configure(edited(protocol={"selection": "test_best"}))
+    assert project.planned() == {"train_method": 2, "evaluate_method": 4, **REPORT}
     commands = project.snakemake("-n", "-p").stdout
-    assert re.findall(r"--test-(?:list|features) (\S+)", commands) == [
-        "results/tiny/shapes/lists/fold1/test.csv",
-        "results/tiny/shapes/efficientnet_lite0/fold1/features_test.json",
+    assert sorted(re.findall(r"--test-(?:list|features) (\S+)", commands)) == [
+        *(f"results/tiny/shapes/efficientnet_lite0/fold{fold}/features_test.json" for fold in range(2)),
+        *(f"results/tiny/shapes/lists/fold{fold}/test.csv" for fold in range(2)),
     ]
+
+
+def test_an_image_store_is_made_and_reruns_nothing(project: Project) -> None:
+    project.configure(edited(store={"images": True}))
+    assert project.planned() == {"make_store": 1}
+    project.configure(edited(store={"images": True}, train={"lr": 0.01}))
+    assert project.planned() == {"make_store": 1, "train_method": 2, "evaluate_method": 2, **REPORT}
+    assert project.snakemake("-n", "-p").stdout.count("--store results/tiny/shapes/store.json") == 4
 
 
 def test_more_episodes_rerun_evaluation(project: Project) -> None:
@@ -123,7 +131,7 @@ def test_one_changed_image_reruns_its_folds_alone(project: Project) -> None:
     ImageOps.invert(Image.open(kept)).save(image)
     try:
         # the list itself changed: episodes name images only, so the same manifests come out, and are tested on the new features
-        assert project.planned() == {"make_episodes": 1, "cache_features": 1, "evaluate_method": 2, **REPORT}
+        assert project.planned() == {"count_images": 1, "make_episodes": 1, "cache_features": 1, "evaluate_method": 2, **REPORT}
         assert "fold=0" not in project.told
     finally:
         kept.replace(image)

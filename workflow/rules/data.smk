@@ -58,6 +58,60 @@ for dataset in plan.datasets:
             """
 
 
+rule count_images:
+    input:
+        settings=lambda w: plan.slice_path("counts", w.dataset),
+        index=f"{ROOT}/{{dataset}}/lists/index.csv",
+        lists=lambda w: expand(f"{ROOT}/{w.dataset}/lists/fold{{fold}}/{{split}}.csv", fold=plan.folds(w.dataset), split=["train", "test"]),
+    output:
+        table=f"{ROOT}/{{dataset}}/counts.csv",
+        text=f"{ROOT}/{{dataset}}/counts.txt",
+    log:
+        f"{LOGS}/{{dataset}}/count_images.log",
+    conda:
+        "../../environment.yml"
+    params:
+        code=plan.code("counts"),
+        published=plan.published_mark(),
+        lists=subpath(input.index, parent=True),
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet counts \
+            --config {input.settings:q} \
+            --dataset {wildcards.dataset:q} \
+            --lists {params.lists:q} \
+            --out {output.table:q} \
+            >{log:q} 2>&1
+        """
+
+
+# no job has it as input, since it changes no pixel: what it does not hold yet is read from the files
+rule make_store:
+    input:
+        settings=lambda w: plan.slice_path("store", w.dataset),
+        index=f"{ROOT}/{{dataset}}/lists/index.csv",
+    output:
+        f"{ROOT}/{{dataset}}/store.json",
+    log:
+        f"{LOGS}/{{dataset}}/make_store.log",
+    priority: 1
+    conda:
+        "../../environment.yml"
+    threads: 8
+    params:
+        code=plan.code("store"),
+        index=subpath(input.index, parent=True),
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet store \
+            --config {input.settings:q} \
+            --index {params.index:q} \
+            --workers {threads} \
+            --out {output:q} \
+            >{log:q} 2>&1
+        """
+
+
 rule make_episodes:
     input:
         settings=lambda w: plan.slice_path("episodes", w.dataset, w.fold),

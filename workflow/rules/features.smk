@@ -17,12 +17,14 @@ rule train_base:
     params:
         code=lambda w: plan.code("base", w.dataset),
         weights=lambda w: plan.weights_mark(w.dataset),
+        store=lambda w, input: plan.store_option(w.dataset, input),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet base \
             --config {input.settings:q} \
             --list {input.lists:q} \
             --fold {wildcards.fold} \
+            {params.store:q} \
             --threads {threads} \
             --out {output.weights:q} \
             >{log:q} 2>&1
@@ -45,6 +47,7 @@ rule cache_features:
     threads: plan.experiment.threads
     params:
         code=lambda w: plan.code(f"features_{w.split}", w.dataset),
+        store=lambda w, input: plan.store_option(w.dataset, input),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet features \
@@ -52,6 +55,7 @@ rule cache_features:
             --split {wildcards.split} \
             --list {input.lists:q} \
             --base {input.base:q} \
+            {params.store:q} \
             --threads {threads} \
             --out {output:q} \
             >{log:q} 2>&1

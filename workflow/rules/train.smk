@@ -22,6 +22,7 @@ rule train_method:
         method=lambda w: plan.method_of(w.method),
         features=lambda w, input: ["--features", *input.features] if input.features else [],
         tests=lambda w: sum(plan.test_files(w.dataset, w.fold, w.method).items(), ()),
+        store=lambda w, input: plan.store_option(w.dataset, input),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet train \
@@ -37,6 +38,7 @@ rule train_method:
             --embeddings {input.embeddings:q} \
             {params.features:q} \
             {params.tests:q} \
+            {params.store:q} \
             --threads {threads} \
             --out {output:q} \
             >{log:q} 2>&1
@@ -68,6 +70,7 @@ rule evaluate_method:
         experiment=plan.experiment.experiment,
         episodes=lambda w, input: input.episodes[0].rpartition("/")[0],
         out=subpath(output[0], parent=True),
+        store=lambda w, input: plan.store_option(w.dataset, input),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet evaluate \
@@ -86,6 +89,7 @@ rule evaluate_method:
             --embeddings {input.embeddings:q} \
             {params.features:q} \
             {params.model:q} \
+            {params.store:q} \
             --threads {threads} \
             --out {params.out:q} \
             >{log:q} 2>&1
