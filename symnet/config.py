@@ -45,7 +45,10 @@ class DataSettings(Section):
     )
     root: str = Field("VOCdevkit/VOC2012", description="folder of the data set, relative to data_root")
     images: dict[Literal["train", "test"], str] = Field({"train": "JPEGImages", "test": "JPEGImages"}, description="image folder per split")
-    masks: str = Field("SegmentationClassAug", description="folder of index PNGs (voc layout)")
+    masks: str | None = Field(
+        "SegmentationClassAug",
+        description="folder of index PNGs, which `symnet masks` makes; null (coco layout): drawn from the annotations whenever needed",
+    )
     annotations: dict[Literal["train", "test"], str] = Field({}, description="instances_*.json per split (coco)")
     lists: dict[Literal["train", "test"], tuple[str, ...]] = Field(
         {}, description="text files of image ids per split, united (voc layout); none at all: every mask, split by `test_share`"
@@ -56,6 +59,12 @@ class DataSettings(Section):
     classes: str | tuple[str, ...] = Field("voc", description="voc, coco, shapes, or the class names in order of their index (from 1)")
     folds: int = Field(4, ge=1, le=20, description="number of folds; it must divide the number of classes")
     bad_files: Literal["refuse", "skip"] = Field("refuse", description="skip: leave unreadable images and masks out, and count them")
+
+    @model_validator(mode="after")
+    def _has_masks(self) -> Self:
+        if self.masks is None and self.source != "coco":
+            raise ValueError(f"masks: null is for the coco layout; source {self.source} needs a folder of index PNGs")
+        return self
 
 
 class StoreSettings(Section):

@@ -86,6 +86,7 @@ def test_other_settings_cannot_be_read(stage: str, method: str | None) -> None:
 
 TRAINED, TESTED = [("train", "symnet")], [("evaluate", "symnet"), ("evaluate", "prototype")]
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
+MASKS: list[Job] = [("masks", None)]
 STORED: list[Job] = [("store", None)]
 COUNTED: list[Job] = [("counts", None)]
 LISTED: list[Job] = [("folds", None), ("base", None), *FEATURES, *TRAINED, *TESTED]
@@ -102,9 +103,9 @@ LISTED: list[Job] = [("folds", None), ("base", None), *FEATURES, *TRAINED, *TEST
         ({"protocol": {"split": "fwb"}}, [*COUNTED, *LISTED]),
         ({"protocol": {"name": "mine"}}, TESTED),
         ({"protocol": {"min_pixels": 7}}, [*COUNTED, *LISTED]),
-        ({"protocol": {"crowd": "drop"}}, [*COUNTED, *STORED, *LISTED]),
-        ({"data": {"root": "x"}}, [*STORED, *LISTED]),
-        ({"data": {"classes": "shapes"}}, [("embeddings", None), *COUNTED, *STORED, *LISTED]),
+        ({"protocol": {"crowd": "drop"}}, [*MASKS, *COUNTED, *STORED, *LISTED]),
+        ({"data": {"root": "x"}}, [*MASKS, *STORED, *LISTED]),
+        ({"data": {"classes": "shapes"}}, [("embeddings", None), *MASKS, *COUNTED, *STORED, *LISTED]),
         ({"store": {"images": True}}, []),
         ({"model": {"tau1": 0.6}}, [("train", "symnet"), ("evaluate", "symnet")]),
         ({"evaluate": {"batch_size": 1}}, TESTED),

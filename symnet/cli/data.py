@@ -24,6 +24,23 @@ def shapes(config: Config, out: Out, workers: Workers = 2, dataset: Dataset = "s
 
 
 @app.command(rich_help_panel=DATA)
+def masks(
+    config: Config,
+    out: Out,
+    dataset: Dataset = "pascal5i",
+    root: Annotated[Path | None, typer.Option(help="Data root; left out: $SYMNET_DATA, else ./data.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Make the index masks of a data set, once: VOC's united with SBD's, or COCO's polygons drawn.
+
+    Example: symnet masks --config config/config.yaml --dataset coco20i --out masks.json
+    """
+    from symnet.data.masks import make_masks
+
+    make_masks(settings_of(config, "masks", dataset), root or shared_root(), out, workers)
+
+
+@app.command(rich_help_panel=DATA)
 def folds(
     out: Out,
     config: Annotated[

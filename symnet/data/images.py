@@ -23,6 +23,10 @@ class BadFile(UserError):
         self.path = path
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["BadFile"], tuple[Path, str]]:
+        """So that it comes whole out of a worker process."""
+        return type(self), (self.path, self.reason)
+
 
 def read_image(path: Path) -> Pixels:
     """Read an image as RGB, uint8 [H, W, 3]. Grey, CMYK and palette images are converted, alpha is dropped. Raises `BadFile`.
@@ -58,6 +62,22 @@ def read_mask(path: Path, classes: int) -> Pixels:
     mask = np.array(_open(path, read))
     check_values(mask, classes, path)
     return mask
+
+
+def encode_mask(mask: Pixels) -> bytes:
+    """An index mask, uint8 [H, W], as a PNG with VOC's palette. Equal masks give equal bytes."""
+    image = Image.fromarray(mask, "P")
+    image.putpalette(voc_palette())
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+def voc_palette() -> list[int]:
+    """VOC's colours of the indices 0..255, flat RGB: the bits of an index, three at a time, spread from the high bits down."""
+    index = np.arange(256)
+    channels = [sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
+    return np.stack(channels, 1).ravel().tolist()
 
 
 def check_values(mask: Pixels, classes: int, path: Path) -> None:

@@ -7,7 +7,7 @@ change in `.stat.json` beside the index, which is a cache and no artifact.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from symnet.artifacts import Provenance, canonical, digest, file_digest, read_table, write_table, write_text
+from symnet.data.forked import forked_map
 from symnet.data.images import BadFile, check_image, check_same_size
 from symnet.data.readers import SPLITS, Reader, Split
 from symnet.errors import UserError
@@ -58,12 +59,17 @@ class Index:
     inputs: tuple[tuple[str, str], ...] = ()
 
 
+Sums = dict[str, list[int | str] | None]  # path to size, time of change, sha256; None: no such file
+Item = tuple[Split, str]
+Done = tuple[Row | Skipped, Sums]
+
+
 class Stamps:
     """sha256 of files, remembered by path, size and time of change."""
 
-    def __init__(self, known: dict[str, list[int | str] | None] | None = None) -> None:
+    def __init__(self, known: Sums | None = None) -> None:
         self.known = known or {}
-        self.seen: dict[str, list[int | str] | None] = {}
+        self.seen: Sums = {}
 
     def sha(self, path: Path) -> str:
         """sha256 of the file, computed only where size or time differ from the remembered ones; empty where there is none.
@@ -118,22 +124,26 @@ def build_index(
     old = {(row.split, row.image): row for row in previous.rows}
     changed = {name.rstrip("0123456789") for name, _ in set(inputs) ^ set(previous.inputs)}  # splits
 
-    def work(item: tuple[Split, str]) -> Row | Skipped:
+    def work(item: Item) -> Done:
         split, image = item
+        own = Stamps(stamps.known)  # what this item looks at: a process can only send it
         try:
-            return _reusable(reader, old.get(item), split, image, stamps, split not in changed, masks_only) or _read_row(
-                reader, split, image, classes, stamps, masks_only
-            )
+            row = _reusable(reader, old.get(item), split, image, own, split not in changed, masks_only)
+            return row or _read_row(reader, split, image, classes, own, masks_only), own.seen
         except BadFile as error:
             if bad_files == "refuse":
                 raise
-            return Skipped(split, image, error.path.name, error.reason)
+            return Skipped(split, image, error.path.name, error.reason), own.seen
 
-    rows = list(progress(_map(work, listed, workers), len(listed), "folds"))
+    drawn = reader.mask_path(*listed[0]) is None  # drawing holds the interpreter's lock
+    rows = []
+    for row, seen in progress((forked_map if drawn else _threaded_map)(work, listed, workers), len(listed), "folds"):
+        rows.append(row)
+        stamps.seen |= seen
     return Index(tuple(r for r in rows if isinstance(r, Row)), tuple(r for r in rows if isinstance(r, Skipped)), inputs)
 
 
-def _map(work: Callable[[tuple[Split, str]], Row | Skipped], listed: list[tuple[Split, str]], workers: int) -> Iterable[Row | Skipped]:
+def _threaded_map(work: Callable[[Item], Done], listed: list[Item], workers: int) -> Iterator[Done]:
     """`work` over threads, results in order: decoding and hashing release the interpreter's lock."""
     pool = ThreadPoolExecutor(workers)
     try:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
+MARK = "masks.json"  # in a folder of masks made here: what they were made from
 
 
 class Reader(abc.ABC):

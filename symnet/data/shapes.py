@@ -24,7 +24,7 @@ from PIL import Image
 from symnet.artifacts import Provenance, write_json
 from symnet.config import ShapesSettings
 from symnet.data.classes import SHAPES
-from symnet.data.images import IGNORE
+from symnet.data.images import IGNORE, encode_mask
 from symnet.data.shapes_draw import draw_scene
 from symnet.data.shapes_parts import SILHOUETTES, Rng
 from symnet.errors import UserError
@@ -99,9 +99,7 @@ def _draw_one(settings: ShapesSettings, folder: Path, job: tuple[str, int]) -> s
     split, index = job
     image, mask = draw_image(settings, split, index)
     Image.fromarray(image).save(folder / IMAGES / f"{image_id(split, index)}.jpg", quality=_QUALITY, subsampling=0)
-    indexed = Image.fromarray(mask, "P")
-    indexed.putpalette(voc_palette())
-    indexed.save(folder / MASKS / f"{image_id(split, index)}.png")
+    (folder / MASKS / f"{image_id(split, index)}.png").write_bytes(encode_mask(mask))
     return set(np.unique(mask).tolist()) - {0, IGNORE}
 
 
@@ -131,10 +129,3 @@ def _choose_classes(rng: Rng, index: int) -> list[int]:
 def image_id(split: str, index: int) -> str:
     """`shapes_train_00000`"""
     return f"{PREFIX}{split}_{index:05d}"
-
-
-def voc_palette() -> list[int]:
-    """VOC's colours of the indices 0..255, flat RGB: the bits of an index, three at a time, spread from the high bits down."""
-    index = np.arange(256)
-    channels = [sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
-    return np.stack(channels, 1).ravel().tolist()

@@ -21,6 +21,7 @@ class VocReader(Reader):
 
     def __init__(self, settings: DataSettings, classes: tuple[str, ...], data_root: Path, masks_only: bool = False) -> None:
         """Check that folders and lists are there. Raises `UserError`."""
+        assert settings.masks is not None
         self.classes = classes
         root = require(data_root / settings.root, "data.root", "folder", data_root)
         self._masks = require(root / settings.masks, "data.masks", "folder", data_root)

@@ -29,6 +29,7 @@ def voc_settings(folds: int = 2, names: tuple[str, ...] = NAMES, min_pixels: int
 def coco_settings(crowd: str = "ignore", **data: object) -> Settings:
     found = {
         "source": "coco", "root": "coco", "images": {"train": "train", "test": "val"}, "classes": ("cat", "dog"), "folds": 2,
+        "masks": None,
         "annotations": {"train": "annotations/train.json", "test": "annotations/val.json"}, **data,
     }  # fmt: skip
     return Settings.model_validate({"data": found, "protocol": {"crowd": crowd, "min_pixels": 1}})

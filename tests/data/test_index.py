@@ -78,7 +78,7 @@ def test_changed_annotations_draw_their_split_again(coco: Path, monkeypatch: pyt
     opened: list[str] = []
     whole = index_module._read_row
     monkeypatch.setattr(index_module, "_read_row", lambda *args: opened.append(args[2]) or whole(*args))
-    second = built(coco_settings(), coco, previous=first)
+    second = built(coco_settings(), coco, previous=first, workers=1)  # in this process
     assert opened == ["000000000005"]
     assert rows(second)["000000000005"].pixels == ((0, 400), (2, 140), (255, 60))  # the small box is painted over now
 

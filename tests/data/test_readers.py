@@ -9,7 +9,6 @@ from PIL import Image
 from small_sets import NAMES, bands, coco_settings, voc_settings
 
 from symnet.config import Settings
-from symnet.data.classes import COCO as COCO_NAMES
 from symnet.data.images import BadFile
 from symnet.data.readers import Reader, open_reader
 from symnet.errors import UserError
@@ -126,38 +125,3 @@ def test_coco_names_an_annotation_that_cannot_be_drawn(coco: Path) -> None:
     path.write_text(json.dumps(whole))
     with pytest.raises(BadFile, match=r"train\.json: image 000000000012: an annotation cannot be drawn"):
         opened(coco_settings(), coco).mask("train", "000000000012")
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools, in the test's own decoding
-@pytest.mark.parametrize("crowd", ["ignore", "drop"])
-def test_coco_mini_equals_a_reading_annotation_by_annotation(shared: Path, crowd: str) -> None:
-    from pycocotools import mask as drawing
-
-    root = shared / "data"
-    annotations = {split: f"annotations/instances_{name}2017.json" for split, name in (("train", "train"), ("test", "val"))}
-    images = {"train": "train2017", "test": "val2017"}
-    reader = opened(coco_settings(crowd, root="coco_mini", images=images, annotations=annotations, classes=COCO_NAMES), root)
-    whole = json.loads((root / "coco_mini" / annotations["test"]).read_text())
-    order = sorted(category["id"] for category in whole["categories"])
-    assert reader.ids("test") == [f"{number:012d}" for number in sorted(image["id"] for image in whole["images"])]
-    for image in whole["images"]:
-        height, width = image["height"], image["width"]
-        values, areas = np.zeros((height, width), int), np.full((height, width), np.inf)
-        own = [a for a in whole["annotations"] if a["image_id"] == image["id"]]
-        for shape in sorted(own, key=lambda a: a["id"]):
-            if shape["iscrowd"] and crowd == "drop":
-                continue
-            parts = shape["segmentation"] if isinstance(shape["segmentation"], list) else [shape["segmentation"]]
-            drawn = [drawing.decode(drawing.frPyObjects([p], height, width) if isinstance(p, list) else _rle(p)) for p in parts]
-            region = np.any([d.reshape(height, width) for d in drawn], axis=0)
-            nearer = region & (shape["area"] <= areas)  # the smallest area is seen
-            values[nearer] = 255 if shape["iscrowd"] else 1 + order.index(shape["category_id"])
-            areas[nearer] = shape["area"]
-        assert np.array_equal(reader.mask("test", Path(image["file_name"]).stem), values)
-        assert reader.load("test", Path(image["file_name"]).stem)[0].shape == (height, width, 3)
-
-
-def _rle(found: dict[str, list[int]]) -> dict[str, object]:
-    from pycocotools import mask as drawing
-
-    return drawing.frPyObjects(found, *found["size"])

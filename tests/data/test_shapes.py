@@ -8,7 +8,8 @@ from PIL import Image
 
 from symnet.artifacts import read_json
 from symnet.config import ShapesSettings
-from symnet.data.shapes import GROUP, SHAPES, draw_image, draw_shapes, image_id, plan_image, voc_palette
+from symnet.data.images import voc_palette
+from symnet.data.shapes import GROUP, SHAPES, draw_image, draw_shapes, image_id, plan_image
 from symnet.data.shapes_draw import SHOWN
 from symnet.errors import UserError
 
