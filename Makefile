@@ -4,7 +4,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint format ui clean
+.PHONY: demo test lint bench format ui clean
 
 demo: .venv/ready
 	$(BIN)/snakemake --configfile config/demo.yaml all
@@ -19,6 +19,10 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check -l 140 Snakefile workflow
 	$(BIN)/snakemake --lint --configfile config/demo.yaml
+
+# Figures of a quiet machine only: what runs beside it is in them.
+bench: .venv/ready
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 $(BIN)/symnet bench $(ARGS)
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

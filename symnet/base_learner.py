@@ -1,5 +1,6 @@
 """The base learner: PSPNet over a fold's base classes, trained as BAM's. Its backbone is the one the fold's methods use."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from symnet.progress import progress
 from symnet.schedule import poly_rate
 
 STAGE = "base"
+CHECK = 20  # steps between two looks at the losses: each look waits for the device
 
 
 @dataclass(frozen=True)
@@ -81,24 +83,19 @@ def train_base(
     train, held = holdout(read_fold_list(train_list), base.holdout, base.seed)
     backbone = load_backbone(settings.backbone, weights_root).to(device)
     head = PSPHead(backbone.high_channels, len(classes) + 1, base.width).to(device)
-    optimiser = _optimiser(settings, backbone, head)
+    optimiser = optimiser_of(settings, backbone, head)
     backbone.requires_grad_(base.train_backbone)
     steps = base.total_steps(len(train.rows))
     rates = [group["lr"] for group in optimiser.param_groups]
+    losses: list[Tensor] = []
     for step in progress(range(steps), steps, f"base learner, fold {fold}"):
         images, labels = (x.to(device) for x in _batch(settings, reader, train, classes, step))
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = poly_rate(rate, step, steps, base.power)
-        backbone.train(base.train_backbone)
-        head.train()
-        with torch.set_grad_enabled(base.train_backbone):
-            high = backbone.levels(backbone(images)).high
-        loss = cross_entropy(head(high), labels)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        if not torch.isfinite(loss):
-            raise UserError(f"base learner of fold {fold}: loss is {loss.item()} at step {step}; lower base.lr ({base.lr})")
+        losses.append(learn(backbone, head, optimiser, images, labels, base.train_backbone))
+        if len(losses) == CHECK or step == steps - 1:
+            _check_finite(losses, step, f"base learner of fold {fold}", base.lr)
+            losses.clear()
     found = measure(backbone, head, _held_out(reader, held, classes, settings.pixels), len(classes), device)
     iou = {names[classes[i] - 1]: value for i, value in found.items()}
     miou = sum(iou.values()) / max(len(iou), 1)
@@ -112,6 +109,28 @@ def train_base(
     told = {"fold": fold, "base_classes": len(classes), "miou": miou, "iou": iou, "images": len(train.rows), "held_out": len(held.rows)}
     write_json(out.with_suffix(".json"), told | {"steps": steps}, provenance)
     return miou
+
+
+def learn(
+    backbone: Backbone, head: PSPHead, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor, train_backbone: bool
+) -> Tensor:
+    """One step on images [B, 3, S, S] and labels int64 [B, S, S]. Returns the loss, a scalar on the device; nothing waits for it."""
+    backbone.train(train_backbone)
+    head.train()
+    with torch.set_grad_enabled(train_backbone):
+        high = backbone.levels(backbone(images)).high
+    loss = cross_entropy(head(high), labels)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return loss.detach()
+
+
+def _check_finite(losses: list[Tensor], last: int, what: str, lr: float) -> None:
+    """Raises `UserError` naming the first step of a loss that is not finite; `last` is the step of the last one."""
+    for step, loss in enumerate(torch.stack(losses).tolist(), start=last - len(losses) + 1):
+        if not math.isfinite(loss):
+            raise UserError(f"{what}: loss is {loss} at step {step}; lower base.lr ({lr})")
 
 
 def base_tensors(backbone: Backbone, head: PSPHead) -> dict[str, Tensor]:
@@ -129,7 +148,8 @@ def load_base(path: Path) -> BaseLearner:
     return BaseLearner(meta["backbone"], backbone, head, tuple(meta["classes"]), provenance.content)
 
 
-def _optimiser(settings: Settings, backbone: nn.Module, head: nn.Module) -> torch.optim.SGD:
+def optimiser_of(settings: Settings, backbone: nn.Module, head: nn.Module) -> torch.optim.SGD:
+    """SGD over the head, and over the backbone where it trains, each at its own rate."""
     base = settings.base
     groups = [{"params": list(head.parameters()), "lr": base.lr * base.head_lr_factor}]
     if base.train_backbone:

@@ -1,0 +1,182 @@
+"""What is timed of the whole: backbone, training step, evaluation, the base learner's step. `pieces` has the parts."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symnet.base_learner import learn, optimiser_of
+from symnet.bench import twins
+from symnet.bench.material import BASE_CLASSES, Material
+from symnet.bench.timing import Case, Values, gradients, numbered, values_of
+from symnet.features import View, compute
+from symnet.methods.base import EpisodeBatch
+from symnet.model.episode import EpisodeInputs
+from symnet.model.segmentation import cross_entropy
+from symnet.scoring import Counts
+from symnet.sources import Features, episode_masks, make_batch
+from symnet.train import Trainer
+
+Pairs = Iterator[tuple[Values, Values]]
+
+
+def backbone(material: Material) -> Case:
+    """Block maps of a batch's queries and supports. The twin takes the supports apart from the queries."""
+    views, batch = material.views(1), material.sizes.batch
+    images = torch.stack([view.image for view in views]).to(material.device)
+
+    @torch.no_grad()
+    def fast() -> Values:
+        return numbered("map", material.backbone(images))
+
+    @torch.no_grad()
+    def plain() -> Values:
+        query, support = twins.maps_of(material.backbone, images[:batch], images[batch:, None])
+        return numbered("map", [torch.cat([q, s.flatten(0, 1)]) for q, s in zip(query, support, strict=True)])
+
+    return Case("backbone", "images", len(views), fast, plain)
+
+
+def train_step(material: Material, shots: int, cached: bool = False) -> Case:
+    """A step of training: frozen part, head, losses, gradients, SGD. From images on; `cached`: from their features."""
+    method, views, episodes = material.method(shots), material.views(shots), material.episodes(shots)
+    trainer = Trainer(method, material.settings, steps=1 << 20)
+
+    def computed() -> Features:
+        return material.features(views, *compute(material.base, views, material.device))
+
+    at_hand = computed() if cached else None
+
+    def fast_batch() -> EpisodeBatch:
+        return make_batch(episodes, at_hand or computed(), material.vectors, BASE_CLASSES)
+
+    def plain_batch() -> EpisodeBatch:
+        return fast_batch() if cached else _plain_batch(material, shots, views)
+
+    def fast() -> None:
+        method.losses(material.backbone, fast_batch())[0].backward()
+        trainer.advance()
+
+    def plain() -> None:
+        batch = plain_batch()
+        parts, _, _ = twins.losses(method.head, _plain_inputs(material, batch, training=True), batch.query_mask)
+        method.head.objective(parts).backward()
+        trainer.advance()
+
+    def compare() -> Pairs:
+        batch = fast_batch()
+        yield values_of(batch), values_of(plain_batch())
+        inputs = method.freeze(material.backbone, batch, training=True)
+        yield values_of(inputs), values_of(_plain_inputs(material, batch, training=True))
+        method.eval()  # no dropout
+        parts = method.head.losses(method.head(inputs, with_triplet=True), batch.query_mask.long())
+        plain_parts, _, _ = twins.losses(method.head, inputs, batch.query_mask)
+        ours, twin = (found | gradients(method, method.head.objective(found)) for found in (parts, plain_parts))
+        yield ours, twin
+        method.train()
+
+    name = f"train step, {shots}-shot" + (", from the cache" if cached else "")
+    return Case(name, "episodes", len(episodes), fast, plain, compare)
+
+
+def evaluation(material: Material, shots: int) -> Case:
+    """Testing a batch of episodes whose images' features are at hand, scored at the padded square. The twin: one by one."""
+    method, views, episodes = material.method(shots).eval(), material.views(shots), material.episodes(shots)
+    found = material.features(views, *compute(material.base, views, material.device))
+    names = ["class"] * len(episodes)
+
+    def batch_of() -> EpisodeBatch:
+        return make_batch(episodes, found, material.vectors, BASE_CLASSES)
+
+    @torch.no_grad()
+    def fast() -> None:
+        counts, batch = Counts(), batch_of()
+        for output, logits in method.predict(material.backbone, batch).items():
+            counts.add_padded(output, logits, batch.query_mask, names)
+
+    @torch.no_grad()
+    def plain() -> None:
+        batch = batch_of()
+        for i in range(len(episodes)):
+            one = _one_of(batch, i)
+            _, meta, ensemble = twins.losses(method.head, _plain_inputs(material, one, training=False), None)
+            for logits in (meta, ensemble):
+                twins.confusion(logits, one.query_mask).cpu()
+
+    @torch.no_grad()
+    def compare() -> Pairs:
+        batch = batch_of()
+        inputs = method.freeze(material.backbone, batch)
+        yield values_of(inputs), values_of(_plain_inputs(material, batch, training=False))
+        out = method.head(inputs)
+        _, meta, ensemble = twins.losses(method.head, inputs, None)
+        yield {"meta": out.meta, "ensemble": out.ensemble}, {"meta": meta, "ensemble": ensemble}
+
+    return Case(f"evaluation, {shots}-shot", "episodes", len(episodes), fast, plain, compare)
+
+
+def base_step(material: Material) -> Case:
+    """A step of the base learner's training, every parameter trained."""
+    count, size = material.sizes.base_batch, material.sizes.base_size
+    images = material.images(count, size)
+    labels = torch.randint(0, 1 + len(BASE_CLASSES), (count, size, size)).to(material.device)
+    network, head = copy.deepcopy(material.backbone).requires_grad_(True), copy.deepcopy(material.base.head).requires_grad_(True)
+    whole = nn.ModuleDict({"backbone": network, "head": head})
+    optimiser = optimiser_of(material.settings, network, head)
+
+    def plain() -> None:
+        whole.train()
+        loss = twins.cross_entropy(twins.psp(head, network.levels(network(images)).high), labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    def compare() -> Pairs:  # of the head, and to the features: beyond them both are the same network
+        whole.train()
+        high = network.levels(network(images)).high.detach().requires_grad_()
+
+        def values(loss_of: Callable[[], Tensor]) -> Values:
+            torch.manual_seed(0)  # the same dropout
+            loss = loss_of()
+            return {"loss": loss, "gradient of features": torch.autograd.grad(loss, high, retain_graph=True)[0], **gradients(head, loss)}
+
+        ours = values(lambda: cross_entropy(head(high), labels))
+        yield ours, values(lambda: twins.cross_entropy(twins.psp(head, high), labels))
+
+    return Case("base learner step", "images", count, lambda: learn(network, head, optimiser, images, labels, True), plain, compare)
+
+
+def _one_of(batch: EpisodeBatch, i: int) -> EpisodeBatch:
+    """Episode `i`, as a batch."""
+    own: dict[str, Any] = {
+        name: [m[i : i + 1] for m in held] if isinstance(held, list) else held[i : i + 1] for name, held in vars(batch).items()
+    }
+    return dataclasses.replace(batch, **own)
+
+
+@torch.no_grad()
+def _plain_batch(material: Material, shots: int, views: list[View]) -> EpisodeBatch:
+    """As `compute` and `make_batch`."""
+    episodes, device = material.episodes(shots), material.device
+    count = len(episodes)
+    images, masks = (torch.stack([getattr(view, name) for view in views]).to(device) for name in ("image", "mask"))
+    query, support = twins.maps_of(material.backbone, images[:count], images[count:].unflatten(0, (count, shots)))
+    classes = [episode.class_index for episode in episodes]
+    return EpisodeBatch(
+        query,
+        support,
+        *episode_masks(episodes, masks),
+        base_logits=twins.psp(material.base.head, material.backbone.levels(query).high),
+        text=material.vectors[[c - 1 for c in classes]].to(device),
+        base_index=torch.tensor([BASE_CLASSES.index(c) for c in classes], device=device),
+    )
+
+
+@torch.no_grad()
+def _plain_inputs(material: Material, batch: EpisodeBatch, training: bool) -> EpisodeInputs:
+    """As `SymNetMethod.freeze`."""
+    own = batch.base_index if training else None
+    return twins.freeze(material.backbone, batch.query, batch.support, batch.support_mask, batch.text, batch.base_logits, own)

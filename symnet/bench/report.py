@@ -1,0 +1,117 @@
+"""The bench as a whole: every case, a table, a JSON, and the hours of the paper's Table 1."""
+
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from symnet import __version__
+from symnet.artifacts import Provenance, digest, write_json
+from symnet.bench import cases, pieces, table1
+from symnet.bench.material import Disk, Material, Sizes, written
+from symnet.bench.timing import Case, measure
+from symnet.progress import progress
+from symnet.stages import module_hash
+
+STAGE = "bench"
+
+
+def bench(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Measure every figure. Returns device, versions, threads, sizes, figures and the hours of Table 1, as plain values.
+
+    Raises `UserError` where a fast path does not compute what its twin does.
+    """
+    material = Material(sizes, device)
+    with tempfile.TemporaryDirectory() as folder, written(material, Path(folder)) as disk:
+        makers = all_cases(material, disk)
+        figures = [measure(make(), sizes.rounds, device) for make in progress(makers, len(makers), "bench, figures")]
+    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "table1": projection(figures)}
+
+
+def all_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
+    """What makes each case, in the order of the table; a case's tensors are freed with it."""
+    whole = (cases.train_step, partial(cases.train_step, cached=True), cases.evaluation)
+    of_shots = [partial(make, material, shots) for make in whole for shots in table1.SHOTS]
+    parts = (pieces.prior, pieces.correlations, pieces.regions_and_triplet, pieces.resizing, pieces.counting, cases.base_step)
+    return [
+        partial(cases.backbone, material),
+        *of_shots,
+        *(partial(make, material) for make in parts),
+        partial(pieces.store_read, disk),
+        partial(pieces.cache_read, material, disk),
+    ]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Device, threads and versions."""
+    versions = {"symnet": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    versions["h5py"] = h5py.__version__
+    if device.type == "cuda":
+        versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"CPU, {_processor()}"
+    return {"device": name, "threads": torch.get_num_threads(), "versions": versions}
+
+
+def _processor() -> str:
+    """Its name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def projection(figures: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The hours of Table 1 at the rates measured, at the sizes measured, of the fast paths and of the twins."""
+    found = {}
+    for side, reuses in (("fast", True), ("plain", False)):
+        rate = {figure["name"]: figure[side]["rate"] for figure in figures}
+        train, evaluate = ({k: rate[f"{what}, {k}-shot"] for k in table1.SHOTS} for what in ("train step", "evaluation"))
+        found[side] = table1.hours(table1.Rates(train, evaluate, rate["backbone"], reuses))
+    return found
+
+
+def text_of(found: dict[str, Any]) -> str:
+    """The table for a terminal: a figure a line, then the hours."""
+    sizes = found["sizes"]
+    lines = [
+        f"{found['device']}, {found['threads']} threads, torch {found['versions']['torch']}, float32",
+        f"{sizes['backbone']}, {sizes['size']} px, batch {sizes['batch']}, {sizes['channels']} channels; medians of {sizes['rounds']} "
+        "rounds in turn, (least..most)",
+        "",
+        f"{'':32}{'fast':>34}  {'plain twin':>34} {'ratio':>8} {'largest error':>14}",
+    ]
+    for figure in found["figures"]:
+        sides = "  ".join(f"{_rate(figure['amount'], figure[side], figure['unit']):>34}" for side in ("fast", "plain"))
+        lines.append(f"{figure['name']:32}{sides} {figure['ratio']:>7.2f}x {figure['largest_relative_error']:>14.1e}")
+        if figure["fast"]["peak_memory"]:
+            memory = "  ".join(f"{figure[side]['peak_memory'] / 2**30:>30.1f} GiB" for side in ("fast", "plain"))
+            lines.append(f"{'  peak memory':32}{memory}")
+    lines += ["", "Table 1 of the paper at these rates and sizes, hours (4 folds, 1 and 5 shots, 200 epochs; reading images left out):"]
+    hours = found["table1"]
+    for part in hours["fast"]:
+        lines.append(f"  {part:34}{hours['fast'][part]:>30.2f}  {hours['plain'][part]:>34.2f}")
+    return "\n".join(lines)
+
+
+def _rate(amount: int, side: dict[str, Any], unit: str) -> str:
+    spread = f"({_short(amount / side['most_s'])}..{_short(amount / side['least_s'])})"
+    return f"{_short(side['rate'])} {unit}/s {spread}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def write(found: dict[str, Any], out: Path) -> None:
+    """The JSON, as an artifact."""
+    settings = digest({name: found[name] for name in ("sizes", "device", "threads")})
+    write_json(out, found, Provenance(stage=STAGE, settings=settings, code=module_hash(__name__)))

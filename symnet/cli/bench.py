@@ -1,0 +1,31 @@
+"""The command that measures speed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from symnet.cli.app import RESULTS, Device, Threads, app
+from symnet.cli.jobs import use_device
+
+
+@app.command(rich_help_panel=RESULTS)
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller on a CPU (2 minutes), fewer rounds on a GPU.")] = False,
+    json: Annotated[Path | None, typer.Option(help="File to write the figures to.")] = None,
+    device: Device = "auto",
+    threads: Threads = 2,
+) -> None:
+    """Time every fast path against its plain twin, in this process, once both are found to compute the same.
+
+    Example: symnet bench --quick --json bench.json
+    """
+    from symnet.bench.material import sizes_for
+    from symnet.bench.report import bench as measure
+    from symnet.bench.report import text_of, write
+
+    used = use_device(device, threads)
+    found = measure(sizes_for(used, quick), used)
+    print(text_of(found))
+    if json is not None:
+        write(found, json)

@@ -1,0 +1,220 @@
+"""The bench: that it refuses a wrong fast path, what it counts and tells, and that every fast path equals its twin."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from symnet.artifacts import read_json
+from symnet.bench import cases, material, pieces, report, table1, timing, twins
+from symnet.bench.material import ON_CPU, ON_GPU, QUICK, Disk, Material, Sizes
+from symnet.bench.timing import Case, alternate, largest_error, measure
+from symnet.cli import bench as command
+from symnet.errors import UserError
+from symnet.model import head
+
+CPU = torch.device("cpu")
+TINY = Sizes("efficientnet_lite0", 65, 2, 16, 16, 65, 2, rounds=2, image_side=96)
+FIGURES = [
+    "backbone",
+    *(f"train step, {k}-shot{how}" for how in ("", ", from the cache") for k in (1, 5)),
+    *(f"evaluation, {k}-shot" for k in (1, 5)),
+    *("SPM", "TDC correlations", "masked means + triplet", "bilinear resize + gradient", "upsampling + counting"),
+    *("base learner step", "image store read", "HDF5 cache read"),
+]
+
+pytestmark = pytest.mark.xdist_group("bench")  # made once
+
+
+@pytest.fixture(scope="module")
+def made() -> Material:
+    return Material(TINY, CPU)
+
+
+@pytest.fixture(scope="module")
+def disk(made: Material, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    with material.written(made, tmp_path_factory.mktemp("disk")) as found:
+        yield found
+
+
+# --- fast paths and their twins
+
+
+@pytest.mark.parametrize("number", range(len(FIGURES)), ids=FIGURES)
+def test_every_fast_path_equals_its_twin(made: Material, disk: Disk, number: int) -> None:
+    case = report.all_cases(made, disk)[number]()
+    assert case.name == FIGURES[number]
+    error, where = largest_error(case)
+    assert error <= (1e-3 if case.name == "HDF5 cache read" else 1e-5), where
+
+
+def slightly_more(way: Callable) -> Callable:
+    return lambda *arguments, **named: way(*arguments, **named) * 1.001
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "make", "wrong"),
+    [
+        (pieces, "spm", pieces.prior, "SPM: the fast path differs from its plain twin in prior by 1.0e-03, allowed 0.0001"),
+        (pieces, "correlation_maps", pieces.correlations, r"TDC correlations: .* in maps by 1\.0e-03"),
+        (pieces, "resize", pieces.resizing, r"bilinear resize \+ gradient: .* by 1\.\de-03"),
+        (head, "co_triplet", partial(cases.train_step, shots=1), r"train step, 1-shot: .* in (triplet|gradient of \S+) by"),
+        (cases, "cross_entropy", cases.base_step, r"base learner step: .* in (loss|gradient of \S+) by 1\.0e-03"),
+    ],
+)
+def test_a_wrong_fast_path_is_refused_and_not_timed(
+    made: Material, monkeypatch: pytest.MonkeyPatch, where: object, name: str, make: Callable[[Material], Case], wrong: str
+) -> None:
+    monkeypatch.setattr(where, name, slightly_more(getattr(where, name)))
+    monkeypatch.setattr(timing, "alternate", lambda *_: pytest.fail("was timed"))
+    with pytest.raises(UserError, match=wrong):
+        measure(make(made), 1, CPU)
+
+
+def test_a_gradient_that_is_wrong_is_refused_though_values_are_right(made: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "resize", lambda x, size: twins.resize(x.detach(), size) + 0 * twins.resize(x, size))
+    with pytest.raises(UserError, match=r"in gradient \d by 1\.0e\+00"):
+        measure(pieces.resizing(made), 1, CPU)
+
+
+def test_the_twin_of_the_released_head_weighs_shots(made: Material) -> None:
+    """K-shot weights of the model under test are not all alike, so that a twin that ignored them would be found."""
+    method = made.method(5)
+    psi = torch.rand(2, 5, generator=torch.Generator().manual_seed(0))
+    assert method.head.weigh(psi).std() > 1e-3
+
+
+# --- errors and times by hand
+
+
+def case_of(fast: object, plain: object) -> Case:
+    return Case("c", "things", 6, lambda: fast, lambda: plain)
+
+
+def test_largest_error_by_hand() -> None:
+    twin = {"a": torch.tensor([2.0, -4.0]), "b": torch.tensor([0.0])}
+    assert largest_error(case_of({"a": torch.tensor([2.0, -4.5]), "b": torch.tensor([0.0])}, twin)) == (0.125, "a")
+    assert largest_error(case_of({"a": twin["a"], "b": torch.tensor([0.25])}, twin)) == (0.25, "b")  # nothing to divide by
+    assert largest_error(case_of({"a": torch.tensor([2.0, float("nan")]), "b": twin["b"]}, twin)) == (float("inf"), "a")
+    assert largest_error(case_of({"a": twin["a"], "b": torch.zeros(2)}, twin)) == (float("inf"), "b")
+
+
+class Clock:
+    """Time passes only where a way takes it."""
+
+    def __init__(self) -> None:
+        self.now, self.calls = 0.0, []
+
+    def way(self, name: str, *seconds: float) -> Callable[[], dict[str, torch.Tensor]]:
+        left = list(seconds)
+
+        def taken() -> dict[str, torch.Tensor]:
+            self.calls.append(name)
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+            return {"x": torch.ones(1)}
+
+        return taken
+
+
+def test_timed_in_turn_after_a_call_that_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    fast, plain = alternate(clock.way("f", 50, 2, 4, 3), clock.way("p", 90, 9, 6, 12), 3, CPU)
+    assert (fast.seconds, plain.seconds) == ([2, 4, 3], [9, 6, 12])
+    assert clock.calls == ["f", "p", "f", "p", "f", "p", "f", "p"]
+
+
+def test_short_calls_are_timed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    fast, plain = alternate(clock.way("f", 0.5, 0.0125), clock.way("p", 0.025), 2, CPU)
+    assert fast.seconds == pytest.approx([0.0125] * 2)
+    assert plain.seconds == pytest.approx([0.025] * 2)
+    assert clock.calls == [*"ffpp", *"ffffpp" * 2]  # 0.05 s a block; the first call says nothing of the second
+
+
+def test_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    # each is called once to be checked and once to warm up
+    row = measure(Case("c", "things", 6, clock.way("f", 9, 9, 2, 4, 3), clock.way("p", 9, 9, 9, 6, 12)), 3, CPU)
+    assert row == {
+        "name": "c",
+        "unit": "things",
+        "amount": 6,
+        "fast": {"rate": 2, "median_s": 3, "least_s": 2, "most_s": 4, "rounds": 3, "peak_memory": None},
+        "plain": {"rate": 6 / 9, "median_s": 9, "least_s": 6, "most_s": 12, "rounds": 3, "peak_memory": None},
+        "ratio": 3,
+        "largest_relative_error": 0,
+        "tolerance": 1e-4,
+    }
+
+
+# --- Table 1
+
+
+def test_table_1_by_hand() -> None:
+    """An hour a unit of each rate: 3,036,800 training episodes of whole batches, 820,000 tested a number of shots, 1,737 test images."""
+    rates = table1.Rates(
+        train={1: 3_036_800 / 3600, 5: 1_518_400 / 3600}, evaluate={1: 820_000 / 3600, 5: 410_000 / 3600}, backbone=1, reuses=True
+    )
+    assert table1.hours(rates) == pytest.approx(
+        {
+            "train 1-shot": 1,
+            "train 5-shot": 2,
+            "validate and test 1-shot": 1,
+            "validate and test 5-shot": 2,
+            "test images through the backbone": 1737 / 3600,
+            "total": 6 + 1737 / 3600,
+        }
+    )
+    again = table1.hours(table1.Rates(rates.train, rates.evaluate, backbone=820_000 * 8 / 3600, reuses=False))
+    assert again["test images through the backbone"] == pytest.approx(1)  # two images an episode, or six
+
+
+@pytest.mark.parametrize(("train", "evaluate", "hours"), [((38.3, 9.9), (25.2, 7.8), 145.5), ((422, 186), (2357, 770), 6.9)])
+def test_table_1_at_known_rates(train: tuple[float, float], evaluate: tuple[float, float], hours: float) -> None:
+    """The released code's 146 hours, whose testing rates hold the backbone; a prototype's 7."""
+    rates = table1.Rates(*(dict(zip(table1.SHOTS, found, strict=True)) for found in (train, evaluate)), float("inf"), True)
+    assert table1.hours(rates)["total"] == pytest.approx(hours, abs=0.1)
+
+
+# --- the command
+
+
+def test_sizes() -> None:
+    cuda = torch.device("cuda")
+    assert (material.sizes_for(CPU, True), material.sizes_for(CPU, False), material.sizes_for(cuda, False)) == (QUICK, ON_CPU, ON_GPU)
+    assert vars(material.sizes_for(cuda, True)) == {**vars(ON_GPU), "rounds": 5}
+    assert (ON_GPU.backbone, ON_GPU.size, ON_GPU.batch) == ("resnet50", 473, 8)
+
+
+def test_the_command_prints_a_table_and_writes_a_json(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(material, "sizes_for", lambda device, quick: TINY)
+    monkeypatch.setattr(report, "written", lambda *_: nullcontext(disk))
+    monkeypatch.setattr(timing, "BLOCK", 1e-9)
+    command.bench(quick=True, json=tmp_path / "bench.json", device="cpu", threads=1)
+    found, provenance = read_json(tmp_path / "bench.json", "bench")
+    assert provenance.code
+    assert found.keys() == {"device", "threads", "versions", "sizes", "figures", "table1"}
+    assert found["threads"] == 1
+    assert found["device"].startswith("CPU, ")
+    assert found["versions"].keys() == {"symnet", "python", "torch", "numpy", "h5py"}
+    assert found["sizes"] == vars(TINY)
+    assert [figure["name"] for figure in found["figures"]] == FIGURES
+    for figure in found["figures"]:
+        for side in (figure["fast"], figure["plain"]):
+            assert 0 < side["least_s"] <= side["median_s"] <= side["most_s"]
+            assert side["rate"] == pytest.approx(figure["amount"] / side["median_s"])
+            assert (side["rounds"], side["peak_memory"]) == (2, None)
+        assert figure["ratio"] == pytest.approx(figure["plain"]["median_s"] / figure["fast"]["median_s"])
+        assert 0 <= figure["largest_relative_error"] <= figure["tolerance"]
+    rate = {figure["name"]: figure["fast"]["rate"] for figure in found["figures"]}
+    assert found["table1"]["fast"]["train 1-shot"] == pytest.approx(3_036_800 / rate["train step, 1-shot"] / 3600)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in [*FIGURES, *found["table1"]["fast"], found["device"], "1 threads", "65 px"])
