@@ -1,6 +1,7 @@
 """Every equation of the paper against a twin in float64, written from the print with loops over positions.
 
-A twin takes one image or episode, as NumPy arrays, channels first. `paper` variant throughout.
+A twin here takes one image or episode, as NumPy arrays, channels first; those of `symnet.bench.twins`, which the bench times, take batches.
+`paper` variant throughout.
 """
 
 import math
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from numpy import ndarray as Array
 from torch import Tensor
 
+from symnet.bench import twins
 from symnet.config import ModelSettings
 from symnet.model import correlation
 from symnet.model.base import Ensemble, base_foreground
@@ -61,37 +63,13 @@ def cosine(a: Array, b: Array, eps: float = 1e-7) -> float:
 # --- eqs. 1-3: the prior mask
 
 
-def twin_pool(x: Array, window: tuple[int, int]) -> Array:
-    _, height, width = x.shape
-    out = np.zeros_like(x)
-    for i in range(height):
-        for j in range(width):
-            for di in range(-(window[0] // 2), window[0] // 2 + 1):
-                for dj in range(-(window[1] // 2), window[1] // 2 + 1):
-                    if 0 <= i + di < height and 0 <= j + dj < width:
-                        out[:, i, j] += x[:, i + di, j + dj] / (window[0] * window[1])
-    return out
-
-
 def twin_norm(score: Array) -> Array:
     return (score - score.min()) / (score.max() - score.min() + 1e-7)
 
 
-def twin_spm(query: Array, support: Array, mask: Array) -> Array:
-    maps = []
-    for window in ((5, 5), (7, 1), (1, 7)):
-        r_q, r_s = positions(twin_pool(query, window)), positions(twin_pool(support * mask, window))  # eq. 1
-        affinity = np.array([[cosine(q, s) * np.linalg.norm(q) for s in r_s] for q in r_q])  # eq. 2, [HW, HW]
-        maps.append(twin_norm(affinity.mean(1)).reshape(mask.shape))  # eq. 3
-    return np.mean(maps, 0)
-
-
 def test_spm_eq_1_to_3() -> None:
     query, support, mask = randn(2, 5, 8, 8), randn(2, 2, 5, 8, 8, seed=1), mask_of(2, 2, 8, 8)
-    ours = spm(query, support, mask)
-    for b in range(2):
-        for k in range(2):
-            close(ours[b, k], twin_spm(query[b].numpy(), support[b, k].numpy(), mask[b, k].numpy()), 1e-6)
+    close(spm(query, support, mask), twins.spm(query, support, mask), 1e-6)
 
 
 def test_pfenet_prior() -> None:
@@ -271,33 +249,6 @@ def test_released_alignment() -> None:
 # --- eq. 12: the co-triplet loss
 
 
-def twin_triplet(query: Array, positive: Array, negative: Array, support: Array, features: Array, inside: Array, normalised: bool) -> float:
-    """[B, C] x 4, [B, K, C, H, W], [B, K, H, W]."""
-
-    def unit(x: Array) -> Array:
-        return x / np.linalg.norm(x) if normalised else x
-
-    def distance(a: Array, b: Array) -> float:
-        return float(np.linalg.norm(a - b))
-
-    batch, shots = inside.shape[:2]
-    query_terms = [
-        max(distance(unit(query[b]), unit(positive[b])) + 0.5 - distance(unit(query[b]), unit(negative[b])), 0) for b in range(batch)
-    ]
-    shot_terms = []
-    for k in range(shots):
-        terms = []
-        for b in range(batch):
-            vectors, flags, anchor = [unit(f) for f in positions(features[b, k])], inside[b, k].ravel(), unit(support[b])
-            foreground = [v for v, f in zip(vectors, flags, strict=True) if f]
-            background = [v for v, f in zip(vectors, flags, strict=True) if not f]
-            if foreground and background:
-                farthest = max(distance(anchor, v) for v in foreground)
-                terms.append(max(farthest + 0.5 - distance(anchor, np.mean(background, 0)), 0))
-        shot_terms.append(sum(terms) / max(len(terms), 1))
-    return float(np.mean(query_terms) + np.mean(shot_terms))
-
-
 @pytest.mark.parametrize("metric", ["normalised", "printed"])
 @pytest.mark.parametrize("masks", ["some", "one empty", "one full", "all empty", "all full"])
 def test_co_triplet_eq_12(metric: str, masks: str) -> None:
@@ -309,9 +260,9 @@ def test_co_triplet_eq_12(metric: str, masks: str) -> None:
         inside[2] = True
     elif masks != "some":
         inside[:] = masks == "all full"
-    ours = co_triplet(query, Regions(query, negative, positive), support, features, inside, 0.5, metric)
-    arrays = [x.numpy() for x in (query, positive, negative, support, features, inside)]
-    assert ours.item() == pytest.approx(twin_triplet(*arrays, metric == "normalised"), abs=1e-5)  # ours adds 1e-6 to differences
+    given = query, Regions(query, negative, positive), support, features, inside
+    twin = twins.co_triplet(*given, normalised=metric == "normalised")
+    assert co_triplet(*given, 0.5, metric).item() == pytest.approx(twin.item(), abs=1e-9)
 
 
 def test_the_farthest_foreground_position_is_the_positive() -> None:
@@ -332,19 +283,6 @@ def test_the_farthest_foreground_position_is_the_positive() -> None:
 # --- TDC and eq. 13
 
 
-def twin_correlation(query: Array, support: Array, mask: Array) -> Array:
-    """[C, H, W], [K, C, H, W], [K, H, W] -> [H, W]."""
-
-    def clamped(a: Array, b: Array) -> float:
-        return max(float(a @ b / ((np.linalg.norm(a) + 1e-5) * (np.linalg.norm(b) + 1e-5))), 0)
-
-    shots = []
-    for features, weight in zip(support, mask, strict=True):
-        foreground = [f for f, m in zip(positions(features), weight.ravel(), strict=True) if m == 1] or [np.zeros(len(features))]
-        shots.append([np.mean([clamped(q, f) for f in foreground]) for q in positions(query)])
-    return np.mean(shots, 0).reshape(query.shape[1:])
-
-
 @pytest.mark.parametrize("budget", [1, 200, 1 << 24])
 def test_correlation_maps(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
     query = [randn(3, c, 4, 4, seed=c) for c in (3, 6)]
@@ -358,9 +296,7 @@ def test_correlation_maps(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
         correlation, "_pair_by_pair", lambda q, s, _, b: correlation._all_at_once(q, s, (mask == 1).flatten(2).flatten(0, 1), b)
     )
     torch.testing.assert_close(correlation_maps(query, support, mask, budget), ours)  # as on a GPU
-    for b in range(3):
-        for n in range(2):
-            close(ours[b, n], twin_correlation(query[n][b].numpy(), support[n][b].numpy(), mask[b].numpy()))
+    close(ours, twins.correlation_maps(query, support, mask))
 
 
 def test_block_maps_of_another_side_are_resized_after_the_correlation() -> None:
@@ -370,10 +306,8 @@ def test_block_maps_of_another_side_are_resized_after_the_correlation() -> None:
     ours = hyper_correlations(query, support, mask, 4)
     for n, (q, s) in enumerate(zip(query, support, strict=True)):
         step = 24 // (q.shape[-1] - 1)
-        at = mask[..., ::step, ::step].numpy()
-        twins = np.stack([twin_correlation(q[b].numpy(), s[b].numpy(), at[b]) for b in range(2)])
-        resized = F.interpolate(torch.from_numpy(twins)[:, None], (4, 4), mode="bilinear", align_corners=True)[:, 0]
-        close(ours[:, n], resized, 1e-6)
+        twin = twins.resize(twins.correlation_maps([q], [s], mask[..., ::step, ::step]), 4)
+        close(ours[:, n], twin[:, 0], 1e-6)
 
 
 def twin_conv(x: Array, layer: torch.nn.Conv2d) -> Array:
@@ -425,22 +359,10 @@ def test_decoder_tiles_the_prototype() -> None:
     decoder = Decoder(8, 5, (9, 5, 3, 2)).double().eval()
     query, prototype, hyper, prior = randn(2, 8, 9, 9), randn(2, 8, seed=1), randn(2, 5, 9, 9, seed=2), rand(2, 1, 9, 9)
     ours = decoder(query, prototype, hyper, [prior])
-
-    def resized(x: Tensor, size: int) -> Tensor:
-        return F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
-
-    merged: list[Tensor] = []
-    for n, s in enumerate(decoder.scales):
-        tiled = prototype[:, :, None, None].expand(-1, -1, s, s)
-        joined = torch.cat([F.adaptive_avg_pool2d(query, s), tiled, resized(hyper, s), resized(prior, s)], 1)
-        x = F.relu(decoder.merge[n](joined))
-        if n:
-            x = x + F.relu(decoder.across[n - 1](torch.cat([x, resized(merged[-1], s)], 1)))
-        x = x + decoder.refine[n](x)
-        close(ours.inner[n], decoder.inner[n](x).detach(), 1e-6)
-        merged.append(resized(x, 9))
-    x = F.relu(decoder.join(torch.cat(merged, 1)))
-    close(ours.meta, decoder.classify(x + decoder.refine_joined(x)).detach(), 1e-6)
+    twin = twins.decode(decoder, query, prototype, hyper, prior)
+    close(ours.meta, twin.meta.detach(), 1e-6)
+    for one, other in zip(ours.inner, twin.inner, strict=True):
+        close(one, other.detach(), 1e-6)
 
 
 def twin_bilinear(x: Array, size: int) -> Array:
@@ -490,19 +412,11 @@ def test_cross_entropy_of_ignored_pixels_is_a_finite_0() -> None:
 # --- K shots, psi, base learner, ensemble
 
 
-def twin_psi(query: Array, support: Array) -> float:
-    def gram(x: Array) -> Array:
-        flat = x.reshape(len(x), -1)
-        return np.array([[cosine(a, b) for b in flat] for a in flat])
-
-    return float(np.sqrt(((gram(query) - gram(support)) ** 2).sum()) / np.sqrt(np.ones((len(query), len(query))).sum()))
-
-
 def test_psi() -> None:
     query, support = randn(2, 6, 4, 4), randn(2, 3, 6, 4, 4, seed=1)
     support[0, 0] = query[0] * 2  # alike but for the scale
     ours = dissimilarity(query, support)
-    close(ours, [[twin_psi(query[b].numpy(), support[b, k].numpy()) for k in range(3)] for b in range(2)])
+    close(ours, twins.dissimilarity(query, support))
     assert ours[0, 0].item() == pytest.approx(0, abs=1e-6)
 
 
@@ -616,8 +530,9 @@ def test_head_joins_the_pieces_as_printed() -> None:
         close(hybrid[b], 0.3 * anchors[-1] + 0.6 * augmented_supports[-1])  # eq. 9
         psi = episode.psi[b].mean().item()
         close(out.ensemble[b], twin_ensemble(head.ensemble, out.meta[b].detach().numpy(), psi, episode.base[b].numpy()), 1e-6)
-    arrays = [np.array(x) for x in (anchors, means[1], means[0], augmented_supports, supports)]
-    assert out.triplet.item() == pytest.approx(twin_triplet(*arrays, episode.foreground.numpy(), True), abs=1e-5)
+    query, background, hard, support, features = (torch.tensor(np.array(x)) for x in (anchors, *means, augmented_supports, supports))
+    twin = twins.co_triplet(query, Regions(query, background, hard), support, features, episode.foreground)
+    assert out.triplet.item() == pytest.approx(twin.item(), abs=1e-9)
 
 
 def test_objective_eq_14_and_15() -> None:

@@ -3,15 +3,11 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
+from symnet.bench import twins
 from symnet.model.resize import interpolation_matrix, nearest_mask, resize, resize_mask
 
 SIZES = [(5, 33), (25, 193), (60, 30), (13, 7), (33, 5), (8, 60), (7, 1), (1, 4), (6, 6), (2, 3)]
-
-
-def library(x: torch.Tensor, size: int) -> torch.Tensor:
-    return F.interpolate(x, (size, size), mode="bilinear", align_corners=True)
 
 
 @pytest.mark.parametrize(("n", "m"), SIZES)
@@ -20,7 +16,7 @@ def test_resize_is_the_librarys(n: int, m: int) -> None:
     ours = torch.rand(2, 3, n, n, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
     weight = torch.rand(2, 3, m, m)
-    resized, expected = resize(ours, m), library(theirs, m)
+    resized, expected = resize(ours, m), twins.resize(theirs, m)
     torch.testing.assert_close(resized, expected, rtol=0, atol=1e-6)
     (resized * weight).sum().backward()
     (expected * weight).sum().backward()
@@ -55,7 +51,7 @@ def test_resize_mask(n: int, m: int) -> None:
     mask = torch.rand(2, 3, n, n, generator=torch.Generator().manual_seed(1)) > 0.4
     resized = resize_mask(mask, m)
     assert resized.dtype == torch.float32
-    torch.testing.assert_close(resized, library(mask.float(), m), rtol=0, atol=5e-5)  # the library rounds positions such as 8/472
+    torch.testing.assert_close(resized, twins.resize(mask.float(), m), rtol=0, atol=5e-5)  # the library rounds positions such as 8/472
     if n % 8 == 1 and m == (n - 1) // 8 + 1:
         assert torch.equal(resized, mask[..., ::8, ::8].float())
     else:
