@@ -21,14 +21,15 @@ def spm(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
     the mean, so mean_j cos(q_i, s_j) |q_i| = <q_i, mean_j s_j / |s_j|>, and pooling the query commutes with that product as well:
     O(HW C) work and memory where the equations read O((HW)^2 C).
     """
-    batch, shots = mask.shape[:2]
-    masked = (support * mask.unsqueeze(2)).flatten(0, 1)  # [BK, C, H, W]
+    batch, shots, height, width = mask.shape
+    masked = (support * mask.unsqueeze(2)).flatten(0, 1).permute(0, 2, 3, 1).contiguous()  # [BK, H, W, C]: pooled and normed in rows
     priors = []
     for window in WINDOWS:
-        regions = _pool(masked, window).flatten(2)  # [BK, C, HW]
-        mean = (regions / (regions.norm(dim=1, keepdim=True) + EPS)).mean(2).unflatten(0, (batch, shots))  # [B, K, C]
-        score = _pool(torch.einsum("bchw,bkc->bkhw", query, mean), window)  # [B, K, H, W]
-        priors.append(min_max(score))
+        regions = _pool(masked, window).flatten(1, 2)  # [BK, HW, C]
+        share = 1 / (regions.norm(dim=2) + EPS) / (height * width)  # [BK, HW]
+        mean = torch.bmm(share.unsqueeze(1), regions).view(batch, shots, -1)  # [B, K, C]
+        score = torch.einsum("bchw,bkc->bkhw", query, mean)
+        priors.append(min_max(_pool(score.unsqueeze(4), window).squeeze(4)))  # [B, K, H, W]
     return torch.stack(priors).mean(0)
 
 
@@ -86,15 +87,16 @@ def min_max(score: Tensor) -> Tensor:
 
 
 def _pool(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """Average over a window, zero padding counted in the mean: [..., H, W] keeps its size.
+    """Average over a window, zero padding counted in the mean: [..., H, W, C] keeps its size.
 
     A window is a product of two, along the height and along the width, and each is a product with a small band matrix: on a CPU many
     times faster than the library's pooling.
     """
-    for axis, length in ((-2, window[0]), (-1, window[1])):
-        if length > 1:
-            band = _band(x.shape[axis], length, x.device, x.dtype)
-            x = band @ x if axis == -2 else x @ band
+    height, width = window
+    if height > 1:
+        x = (_band(x.shape[-3], height, x.device, x.dtype) @ x.flatten(-2)).view_as(x)
+    if width > 1:
+        x = _band(x.shape[-2], width, x.device, x.dtype) @ x
     return x
 
 
