@@ -1,10 +1,12 @@
 """The base learner's head (PSPNet) and its vote on what is no novel object (BAM)."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symnet.model.resize import resize
+from symnet.model.resize import interpolation_matrix
 
 BINS = (1, 2, 3, 6)
 
@@ -25,10 +27,31 @@ class PSPHead(nn.Module):
         )
 
     def forward(self, high: Tensor) -> Tensor:
-        """[B, C, H, W] -> logits [B, 1 + base classes, H, W]."""
-        size = high.shape[-1]
-        pooled = [resize(F.relu(branch(F.adaptive_avg_pool2d(high, b))), size) for b, branch in zip(BINS, self.pyramid, strict=True)]
-        return self.classify(torch.cat([high, *pooled], 1))
+        """[B, C, H, W] -> logits [B, 1 + base classes, H, W].
+
+        The first convolution reads features and pooled features side by side. Those come from 1 + 4 + 9 + 36 vectors, and resizing and
+        convolution are linear: their half of the work is done on the vectors.
+        """
+        size, channels = high.shape[-1], high.shape[1]
+        weight = cast(Tensor, self.classify[0].weight)  # [width, C + 4 parts, 3, 3]
+        own, *parts = weight.split([channels, *[channels // len(BINS)] * len(BINS)], 1)
+        x = F.conv2d(high, own, padding=1)
+        for bins, branch, part in zip(BINS, self.pyramid, parts, strict=True):
+            x = x + _resized_and_convolved(F.relu(branch(F.adaptive_avg_pool2d(high, bins))), part, size)
+        for layer in self.classify[1:]:
+            x = layer(x)
+        return x
+
+
+def _resized_and_convolved(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    """`F.conv2d(resize(x, size), weight, padding=1)`: x [B, C, b, b], weight [O, C, 3, 3] -> [B, O, size, size].
+
+    The weights meet x before it is resized; a row of taps then has a resizing matrix of its own, moved by one position and 0 outside.
+    """
+    bins = x.shape[-1]
+    moved = F.pad(interpolation_matrix(bins, size, x.device, x.dtype), (0, 0, 1, 1)).unfold(0, size, 1)  # [3, b, size]
+    taps = torch.einsum("ocyx,bcuv->boyuxv", weight, x).flatten(4).flatten(2, 3)  # [B, O, 3b, 3b]
+    return moved.flatten(0, 1).T @ taps @ moved.flatten(0, 1)
 
 
 def base_foreground(logits: Tensor, base_index: Tensor | None = None) -> Tensor:

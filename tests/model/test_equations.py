@@ -5,6 +5,7 @@ A twin here takes one image or episode, as NumPy arrays, channels first; those o
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torch import Tensor
 from symnet.bench import twins
 from symnet.config import ModelSettings
 from symnet.model import correlation
-from symnet.model.base import Ensemble, base_foreground
+from symnet.model.base import Ensemble, PSPHead, base_foreground
 from symnet.model.correlation import Fusion, correlation_maps, hyper_correlations
 from symnet.model.decoder import Decoder
 from symnet.model.episode import EpisodeInputs
@@ -432,6 +433,20 @@ def test_shot_weights_follow_the_shots(seed: int) -> None:
     weights = module(psi)
     torch.testing.assert_close(weights.sum(1), torch.ones(3))
     torch.testing.assert_close(module(psi[:, order]), weights[:, order])
+
+
+@pytest.mark.parametrize("side", [1, 2, 6, 9])
+def test_the_base_head_convolves_before_it_resizes(side: int) -> None:
+    torch.manual_seed(0)
+    head, high = PSPHead(8, 4, width=6).double(), randn(3, 8, side, side).requires_grad_()
+    found = []
+    for way in (head, partial(twins.psp, head)):
+        torch.manual_seed(1)  # the same dropout
+        logits = way(high)
+        weight = randn(*logits.shape, seed=2)
+        found.append([logits, *torch.autograd.grad((logits * weight).sum(), [high, *head.parameters()])])
+    for ours, twin in zip(*found, strict=True):
+        close(ours, twin.detach(), 1e-6)
 
 
 def test_base_foreground() -> None:
