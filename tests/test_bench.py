@@ -215,6 +215,9 @@ def test_the_command_prints_a_table_and_writes_a_json(
         assert figure["ratio"] == pytest.approx(figure["plain"]["median_s"] / figure["fast"]["median_s"])
         assert 0 <= figure["largest_relative_error"] <= figure["tolerance"]
     rate = {figure["name"]: figure["fast"]["rate"] for figure in found["figures"]}
-    assert found["table1"]["fast"]["train 1-shot"] == pytest.approx(3_036_800 / rate["train step, 1-shot"] / 3600)
+    assert found["table1"]["hours"]["fast"]["train 1-shot"] == pytest.approx(3_036_800 / rate["train step, 1-shot"] / 3600)
+    assert found["table1"]["assumed"].startswith(
+        "4 folds of PASCAL-5i, 1 and 5 shots, 200 epochs in batches of 8, 1000 episodes of validation"
+    )
     printed = capsys.readouterr().out
-    assert all(name in printed for name in [*FIGURES, *found["table1"]["fast"], found["device"], "1 threads", "65 px"])
+    assert all(name in printed for name in [*FIGURES, *found["table1"]["hours"]["fast"], found["device"], "1 CPU threads", "65 px"])

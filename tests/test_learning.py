@@ -215,6 +215,21 @@ def test_a_blind_base_learner_stops_the_fold(bench: Bench, tmp_path: Path) -> No
     assert not out.exists()
 
 
+@pytest.mark.parametrize(("broken", "left"), [(1, 3), (2, 1), (4, 0)])
+def test_the_first_step_whose_loss_breaks_is_named(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int, left: int
+) -> None:
+    """Of five steps, looked at two at a time, and at the end."""
+    settings = bench.settings("base")
+    object.__setattr__(settings, "base", settings.base.model_copy(update={"steps": 5}))
+    losses = iter([1.0] * broken + [float("nan")] * (5 - broken))
+    monkeypatch.setattr(base_learner, "learn", lambda *_: torch.tensor(next(losses)))
+    monkeypatch.setattr(base_learner, "CHECK", 2)
+    with pytest.raises(UserError, match=rf"base learner of fold 0: loss is nan at step {broken}; lower base\.lr"):
+        train_base(settings, bench.root, bench.root, bench.list("train"), 0, tmp_path / "base.safetensors", CPU, Provenance(stage="base"))
+    assert len(list(losses)) == left
+
+
 def test_a_base_learner_is_measured_by_class(bench: Bench) -> None:
     """Two images of 2 x 2: IoU by hand, a class that does not occur left out; and what stands beside the weights."""
 

@@ -8,6 +8,10 @@ TEST_IMAGES = (364, 445, 592, 336)
 SHOTS = (1, 5)
 EPOCHS, BATCH = 200, 8
 VALIDATION, ROUND, ROUNDS = 1000, 1000, 5  # episodes a validation (the released code's), episodes a test round, rounds
+ASSUMED = (
+    f"{len(TRAIN_IMAGES)} folds of PASCAL-5i, {' and '.join(map(str, SHOTS))} shots, {EPOCHS} epochs in batches of {BATCH}, "
+    f"{VALIDATION} episodes of validation after each, {ROUNDS} test rounds of {ROUND}; reading images and the base learner left out"
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Rates:
 
 
 def hours(rates: Rates) -> dict[str, float]:
-    """Hours by part, and `total`. Reading images, the base learner, and saving are left out."""
+    """Hours by part, and `total`."""
     tested = len(TRAIN_IMAGES) * (EPOCHS * VALIDATION + ROUNDS * ROUND)  # episodes, of a number of shots
     images = sum(TEST_IMAGES) if rates.reuses else sum(tested * (1 + shots) for shots in SHOTS)
     episodes = EPOCHS * sum(images // BATCH * BATCH for images in TRAIN_IMAGES)
