@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from symnet.artifacts import Provenance, write_json
-from symnet.backbones import Backbone, build_backbone, load_backbone, load_exactly
+from symnet.backbones.base import Backbone, load_exactly
+from symnet.backbones.loading import build_backbone, load_backbone
 from symnet.checkpoint import load_tensors, save_tensors
 from symnet.config import PixelSettings, Settings
 from symnet.data.classes import class_names

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from symnet.artifacts import Provenance, write_json
-from symnet.backbones import load_exactly
+from symnet.backbones.base import load_exactly
 from symnet.base_learner import load_base
 from symnet.cells import Cell
 from symnet.checkpoint import load_tensors

@@ -158,7 +158,8 @@ def train(
         found = load_latest(run.state, STAGE, run.provenance.settings)
         if found is not None:
             trainer.load(*found)
-        journal = Journal(run.journal, run.provenance.settings, run.params, {"code": run.provenance.code, "resumed_at": str(trainer.step)})
+        tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps)}
+        journal = Journal(run.journal, run.provenance.settings, run.params, tags)
         stop = StopSignal(deadline)
         try:
             _loop(settings, trainer, base, source, train_list, validation, torch.from_numpy(vectors), run, journal, stop)
