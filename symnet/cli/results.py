@@ -61,6 +61,22 @@ def status(
     print(json.dumps([one.as_dict() for one in found], indent=1) if as_json else in_text(found))
 
 
+@app.command(rich_help_panel=RESULTS)
+def doctor(
+    config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("config/config.yaml"),
+    results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+) -> None:
+    """Look at what a run stands on: packages, GPU, SLURM, data, disks, locks, unfinished files, MLflow. Exit code 1 where something is bad.
+
+    Example: symnet doctor --config config/pascal_mini.yaml
+    """
+    from symnet.doctor import BAD, examine, in_text
+
+    findings = list(examine(config, results))
+    print(in_text(findings))
+    raise typer.Exit(int(any(one.mark == BAD for one in findings)))
+
+
 @track.command("sync")
 def track_sync(
     results: Results,
