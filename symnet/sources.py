@@ -4,11 +4,11 @@ A source works in two steps, so that the first can run ahead in a thread: `load`
 them on the device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,17 +16,15 @@ from torch import Tensor
 
 from symnet.base_learner import BaseLearner
 from symnet.config import Settings
+from symnet.data.device_transforms import crop, transform
 from symnet.data.episodes import Episode
+from symnet.data.images import Pixels
+from symnet.data.packing import Packed, Plan, pack, plan_augment, plan_fit
 from symnet.data.readers import Reader, Split, open_reader
 from symnet.data.stored import Store
-from symnet.features import FIXED, FeatureCache, View, compute, make_view
+from symnet.data.transforms import class_table, draw
+from symnet.features import FIXED, FeatureCache, View, compute, forward, make_view, view_generator
 from symnet.methods.base import EpisodeBatch
-
-AHEAD = 2  # pieces of work that loading runs ahead of computing
-
-Tag = TypeVar("Tag")
-Wanted = TypeVar("Wanted")
-Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Source(Protocol):
         """Block maps of what `load` returned, on the device."""
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
-        """The index masks that `load` would read, [n, S, S] uint8 on the host, and nothing else. Safe in another thread."""
+        """The index masks that `load` would read, [n, S, S] uint8, and nothing else. Safe in another thread."""
 
 
 class CacheSource:
@@ -123,8 +121,57 @@ class ImageSource:
     def _view(self, request: Request) -> View:
         if request.seed is None:
             return make_view(self.settings, self.reader, self.split, (request.image, FIXED), self.base.classes)
-        draw = int(np.random.default_rng(request.seed).integers(1 << 31))
-        return make_view(self.settings, self.reader, self.split, (request.image, 0), self.base.classes, request.wanted, draw)
+        row = (request.image, 0)
+        return make_view(self.settings, self.reader, self.split, row, self.base.classes, request.wanted, _draw_seed(request.seed))
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Images as they were read, and what the device is to make of them."""
+
+    packed: Packed
+    placed: Tensor  # [n, 2], as in `Features`
+    original: Tensor  # [n, 2]
+
+
+class DeviceImageSource(ImageSource):
+    """The same images, transformed on the device, all rows at once; the host reads them and draws the random numbers."""
+
+    def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device, workers: int = 4) -> None:
+        super().__init__(settings, reader, split, base, device, workers)
+        self._shown = torch.from_numpy(class_table(base.classes)).to(device) if split == "train" else None
+
+    def load(self, requests: Sequence[Request]) -> Unfinished:
+        """Images, masks and plans in one buffer, page-locked where the device is a GPU; read in parallel."""
+        items = list(self._pool.map(self._item, requests))
+        size = self.settings.pixels.size
+        placed = [
+            (size, size) if request.seed else (plan.height, plan.width) for request, (_, _, plan) in zip(requests, items, strict=True)
+        ]
+        packed = pack(items, pin=self.device.type == "cuda")
+        return Unfinished(packed, torch.tensor(placed), torch.tensor([mask.shape for _, mask, _ in items]))
+
+    def features(self, loaded: Unfinished) -> Features:
+        """To the device in one copy, transformed, and through the backbone as one batch."""
+        pixels = self.settings.pixels
+        images, mask = transform(loaded.packed.to(self.device), pixels.size, pixels.keep, pixels.antialias, self._shown)
+        return Features(*forward(self.base, images), mask, loaded.placed, loaded.original)
+
+    def masks(self, requests: Sequence[Request]) -> Tensor:
+        """On the device: the images are read and packed, but not transformed."""
+        return crop(self.load(requests).packed.to(self.device), self.settings.pixels.size, self.settings.pixels.keep, self._shown)[0]
+
+    def _item(self, request: Request) -> tuple[Pixels, Pixels, Plan]:
+        image, mask = self.reader.load(self.split, request.image)
+        shape, pixels = (mask.shape[0], mask.shape[1]), self.settings.pixels
+        if request.seed is None:
+            return image, mask, plan_fit(shape, pixels.size)
+        rng = view_generator((request.image, 0), _draw_seed(request.seed))
+        return image, mask, plan_augment(shape, draw(pixels, rng), pixels.size, request.wanted)
+
+
+def _draw_seed(seed: tuple[int, ...]) -> int:
+    return int(np.random.default_rng(seed).integers(1 << 31))
 
 
 def open_source(
@@ -139,7 +186,8 @@ def open_source(
     """The cache where there is one, else the images, from their store where there is one."""
     if features is not None:
         return CacheSource(features, device)
-    return ImageSource(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
+    source = ImageSource if device.type == "cpu" else DeviceImageSource
+    return source(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
 
 
 def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None) -> list[Request]:
@@ -177,16 +225,3 @@ def make_batch(episodes: Sequence[Episode], found: Features, vectors: Tensor, ba
         text=vectors[wanted - 1].to(device),
         base_index=torch.tensor([position.get(episode.class_index, -1) for episode in episodes], device=device),
     )
-
-
-def ahead(load: Callable[[Wanted], Loaded], work: Iterator[tuple[Tag, Wanted]]) -> Iterator[tuple[Tag, Loaded]]:
-    """Load what is wanted of each (tag, wanted) `AHEAD` pieces before it is asked for, in a thread. Yields (tag, loaded)."""
-    waiting: list[tuple[Tag, Future[Loaded]]] = []
-    with ThreadPoolExecutor(1) as pool:
-        for tag, wanted in work:
-            waiting.append((tag, pool.submit(load, wanted)))
-            if len(waiting) > AHEAD:
-                first, future = waiting.pop(0)
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
