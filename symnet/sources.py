@@ -7,6 +7,7 @@ them on the device.
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from symnet.data.stored import Store
 from symnet.data.transforms import class_table, draw
 from symnet.features import FIXED, FeatureCache, View, compute, forward, make_view, view_generator
 from symnet.methods.base import EpisodeBatch
+from symnet.runtime import send
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,17 @@ class CacheSource:
         return showing[int(np.random.default_rng(request.seed).integers(len(showing)))]
 
 
-class ImageSource:
-    """Images read, transformed and passed through the backbone anew each time: training on a GPU, and tests too large to cache."""
+class _Images:
+    """Images of a split, read in threads."""
 
     def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device, workers: int = 4) -> None:
         self.settings, self.reader, self.split, self.base, self.device = settings, reader, split, base.to(device), device
         self.side = base.backbone.side(settings.pixels.size)
         self._pool = ThreadPoolExecutor(workers)
+
+
+class ImageSource(_Images):
+    """Images read, transformed and passed through the backbone anew each time: tests too large to cache, and training without a cache."""
 
     def load(self, requests: Sequence[Request]) -> list[View]:
         """Decoded and transformed images, in parallel."""
@@ -134,32 +140,31 @@ class Unfinished:
     original: Tensor  # [n, 2]
 
 
-class DeviceImageSource(ImageSource):
+class DeviceImageSource(_Images):
     """The same images, transformed on the device, all rows at once; the host reads them and draws the random numbers."""
-
-    def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device, workers: int = 4) -> None:
-        super().__init__(settings, reader, split, base, device, workers)
-        self._shown = torch.from_numpy(class_table(base.classes)).to(device) if split == "train" else None
 
     def load(self, requests: Sequence[Request]) -> Unfinished:
         """Images, masks and plans in one buffer, page-locked where the device is a GPU; read in parallel."""
         items = list(self._pool.map(self._item, requests))
-        size = self.settings.pixels.size
-        placed = [
-            (size, size) if request.seed else (plan.height, plan.width) for request, (_, _, plan) in zip(requests, items, strict=True)
-        ]
+        whole = (self.settings.pixels.size,) * 2
+        placed = [item[2][:2] if request.seed is None else whole for request, item in zip(requests, items, strict=True)]
         packed = pack(items, pin=self.device.type == "cuda")
         return Unfinished(packed, torch.tensor(placed), torch.tensor([mask.shape for _, mask, _ in items]))
 
     def features(self, loaded: Unfinished) -> Features:
         """To the device in one copy, transformed, and through the backbone as one batch."""
         pixels = self.settings.pixels
-        images, mask = transform(loaded.packed.to(self.device), pixels.size, pixels.keep, pixels.antialias, self._shown)
+        images, mask = transform(loaded.packed.to(self.device), pixels.size, pixels.antialias, self._table)
         return Features(*forward(self.base, images), mask, loaded.placed, loaded.original)
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """On the device: the images are read and packed, but not transformed."""
-        return crop(self.load(requests).packed.to(self.device), self.settings.pixels.size, self.settings.pixels.keep, self._shown)[0]
+        return crop(self.load(requests).packed.to(self.device), self.settings.pixels.size, self._table)[0]
+
+    @cached_property
+    def _table(self) -> Tensor | None:
+        """What may be seen of a mask: in training images, the base classes."""
+        return torch.from_numpy(class_table(self.base.classes)).to(self.device) if self.split == "train" else None
 
     def _item(self, request: Request) -> tuple[Pixels, Pixels, Plan]:
         image, mask = self.reader.load(self.split, request.image)
@@ -167,7 +172,7 @@ class DeviceImageSource(ImageSource):
         if request.seed is None:
             return image, mask, plan_fit(shape, pixels.size)
         rng = view_generator((request.image, 0), _draw_seed(request.seed))
-        return image, mask, plan_augment(shape, draw(pixels, rng), pixels.size, request.wanted)
+        return image, mask, plan_augment(shape, draw(pixels, rng), pixels.size, pixels.keep, request.wanted)
 
 
 def _draw_seed(seed: tuple[int, ...]) -> int:
@@ -186,7 +191,7 @@ def open_source(
     """The cache where there is one, else the images, from their store where there is one."""
     if features is not None:
         return CacheSource(features, device)
-    source = ImageSource if device.type == "cpu" else DeviceImageSource
+    source: type[ImageSource | DeviceImageSource] = ImageSource if device.type == "cpu" else DeviceImageSource
     return source(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
 
 
@@ -204,7 +209,7 @@ def episode_masks(episodes: Sequence[Episode], mask: Tensor) -> tuple[Tensor, Te
     """Index masks [n, S, S] of the rows of `requests_of(episodes)` -> [B, S, S] of queries, [B, K, S, S] of supports, in {0, 1, 255}."""
     count, shots = len(episodes), len(episodes[0].supports)
     wanted = torch.tensor([episode.class_index for episode in episodes])
-    of_row = torch.cat([wanted, wanted.repeat_interleave(shots)]).to(mask.device)[:, None, None]
+    of_row = send(torch.cat([wanted, wanted.repeat_interleave(shots)]), mask.device)[:, None, None]
     own = torch.where(mask == 255, 255, (mask == of_row).to(torch.uint8))
     return own[:count], own[count:].unflatten(0, (count, shots))
 
@@ -222,6 +227,6 @@ def make_batch(episodes: Sequence[Episode], found: Features, vectors: Tensor, ba
         query_mask=query_mask,
         support_mask=support_mask,
         base_logits=found.base[:count],
-        text=vectors[wanted - 1].to(device),
-        base_index=torch.tensor([position.get(episode.class_index, -1) for episode in episodes], device=device),
+        text=send(vectors[wanted - 1], device),
+        base_index=send(torch.tensor([position.get(episode.class_index, -1) for episode in episodes]), device),
     )

@@ -21,12 +21,12 @@ Columns = dict[str, Tensor]  # of `Packed`, [n, 1, 1]
 
 
 @torch.no_grad()
-def transform(packed: Packed, size: int, keep: float, antialias: bool = False, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Carry out the plans of images that lie on the device. size, keep, antialias: as of `apply`; table: as of `crop`.
+def transform(packed: Packed, size: int, antialias: bool = False, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Carry out the plans of images that lie on the device. size, antialias: as of `apply`; table: as of `crop`.
 
     Returns float32 [n, 3, S, S], laid out with its channels last, and uint8 [n, S, S].
     """
-    truth, top, left = crop(packed, size, keep, table)
+    truth, top, left = crop(packed, size, table)
     columns, _, pixels, _ = _open(packed)
     image = _resize(packed, columns, pixels, antialias)  # [n, H, W, 3]
     reach = torch.arange(-EDGE, size + EDGE, device=image.device)
@@ -40,7 +40,7 @@ def transform(packed: Packed, size: int, keep: float, antialias: bool = False, t
 
 
 @torch.no_grad()
-def crop(packed: Packed, size: int, keep: float, table: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def crop(packed: Packed, size: int, table: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The masks of `transform`, uint8 [n, S, S], and where in the canvas the crops begin: top and left, int64 [n, 1].
 
     table: uint8 [256] on the device, the value to take in place of each of a mask's before the crop is chosen.
@@ -60,7 +60,7 @@ def crop(packed: Packed, size: int, keep: float, table: Tensor | None = None) ->
     truth = torch.where(known, masks[torch.where(known, index, 0)], IGNORE)  # [n, height, width]
     wanted = columns["wanted"]
     foreground = torch.where(wanted < 0, (truth != 0) & (truth != IGNORE), truth == wanted)
-    chosen = _first_that_keeps(foreground, places, size, keep)
+    chosen = _first_that_keeps(foreground, places, size, columns["keep"][:, 0])
     at = chosen[:, None] + torch.arange(size, device=device)[:, None]  # [n, S, 2]
     rows = torch.arange(len(truth), device=device)[:, None, None]
     return truth[rows, at[:, :, None, 0], at[:, None, :, 1]], chosen[:, :1], chosen[:, 1:]
@@ -105,8 +105,8 @@ def _nearest(at: Tensor, old: Tensor, new: Tensor) -> Tensor:
     return torch.minimum((at * (old.float() / new.float())).long(), old.long() - 1)
 
 
-def _first_that_keeps(foreground: Tensor, places: Tensor, size: int, keep: float) -> Tensor:
-    """The first of places [n, T, 2] whose square holds `keep` of foreground [n, H, W], else the last: int64 [n, 2]."""
+def _first_that_keeps(foreground: Tensor, places: Tensor, size: int, keep: Tensor) -> Tensor:
+    """The first of places [n, T, 2] whose square holds the share `keep` [n, 1] of foreground [n, H, W], else the last: int64 [n, 2]."""
     sums = F.pad(foreground.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32), (1, 0, 1, 0))
     across, flat = sums.shape[2], sums.flatten(1)
     corner = places[..., 0] * across + places[..., 1]
@@ -168,5 +168,6 @@ def _blur(values: Tensor, wanted: Tensor) -> Tensor:
     kernel = torch.where(wanted > 0, kernel, (distance == 0).float())[..., None]  # [n, 1, 5, 1]
     size = values.shape[1] - 2 * EDGE
     for axis in (1, 2):
-        values = sum((values.narrow(axis, k, size) * kernel[:, :, k : k + 1] for k in range(len(distance))), start=torch.zeros(()))
+        shifted = [values.narrow(axis, k, size) * kernel[:, :, k : k + 1] for k in range(len(distance))]
+        values = sum(shifted[1:], start=shifted[0])
     return values

@@ -17,7 +17,8 @@ class Plan(NamedTuple):
     """What becomes of one image, in numbers: `apply` of a draw, or `fit`.
 
     It is scaled to `height` x `width`, turned by the angle of `cos` and `sin`, blurred, flipped, put at (`top`, `left`) of a canvas of
-    zeros or, where `mean` is 1, of the mean colour, and cut out at the first of `places` that keeps enough of class `wanted` (-1: any).
+    zeros or, where `mean` is 1, of the mean colour, and cut out at the first of `places` whose square holds the share `keep` of the
+    foreground: of class `wanted`, or of any (-1).
     """
 
     height: int
@@ -29,6 +30,7 @@ class Plan(NamedTuple):
     flip: bool = False
     top: int = 0
     left: int = 0
+    keep: float = 0.0
     wanted: int = -1
     mean: bool = False
 
@@ -38,7 +40,7 @@ def plan_fit(shape: tuple[int, int], size: int) -> Plan:
     return Plan(*fitted_size(*shape, size))
 
 
-def plan_augment(shape: tuple[int, int], drawn: Draw, size: int, wanted: int | None = None) -> Plan:
+def plan_augment(shape: tuple[int, int], drawn: Draw, size: int, keep: float, wanted: int | None = None) -> Plan:
     """`apply` of a draw to an image of `shape` (height, width)."""
     height, width = scaled_size(shape, drawn.scale)
     turn = math.radians(-(drawn.angle % 360))  # torchvision's sense and order of operations: its rounding is to be met
@@ -52,6 +54,7 @@ def plan_augment(shape: tuple[int, int], drawn: Draw, size: int, wanted: int | N
         drawn.flip,
         max(size - height, 0) // 2,
         max(size - width, 0) // 2,
+        keep,
         -1 if wanted is None else wanted,
         mean=True,
     )
