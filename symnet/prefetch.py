@@ -1,5 +1,6 @@
 """Input made ahead of computing, and how long computing waits for it."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,6 +9,7 @@ from typing import TypeVar
 import torch
 
 AHEAD = 2  # pieces of work that loading runs ahead of computing
+LEAST_SECONDS = 10.0  # shorter work says nothing, as with progress
 
 Tag = TypeVar("Tag")
 Wanted = TypeVar("Wanted")
@@ -62,6 +64,11 @@ class Stall:
     def total(self) -> float:
         """The share, 0 to 1, of all the time."""
         return (self._before + self._waited) / max(self._clock() - self._start, 1e-9)
+
+    def tell(self, what: str) -> None:
+        """Print the total on standard error, unless no time has passed that is worth a word."""
+        if self._clock() - self._start > LEAST_SECONDS:
+            print(f"{what}: waited for input {self.total():.1%} of the time", file=sys.stderr, flush=True)
 
 
 def _idle(device: torch.device) -> bool:

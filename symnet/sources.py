@@ -50,9 +50,10 @@ class Features:
 
 
 class Source(Protocol):
-    """What training and evaluation ask for rows. `side` is that of the backbone's levels."""
+    """What training and evaluation ask for rows. `side` is that of the backbone's levels, `device` where features are made."""
 
     side: int
+    device: torch.device
 
     def load(self, requests: Sequence[Request]) -> Any:
         """Read rows on the host. Safe in another thread."""
