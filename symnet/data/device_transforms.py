@@ -2,14 +2,15 @@
 
 Masks come out as the plain code's: each step is an index into the file's mask, rounded where the plain code rounds. The crop is found on
 them, for all its places at once. Then the image is resized, and turned and blurred in the crop alone. Images differ from the plain code's
-by the rounding of sums of a few products: no matrix product and no convolution is used, which a GPU may round to 10 bits.
+by rounding, less than 1e-3 after normalising (a grey level is 0.017): no matrix product and no convolution is used, which a GPU may round
+to 10 bits.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.v2.functional as V
 from torch import Tensor
 
 from symnet.data.images import IGNORE
@@ -24,19 +25,19 @@ Columns = dict[str, Tensor]  # of `Packed`, [n, 1, 1]
 def transform(packed: Packed, size: int, antialias: bool = False, table: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Carry out the plans of images that lie on the device. size, antialias: as of `apply`; table: as of `crop`.
 
-    Returns float32 [n, 3, S, S], laid out with its channels last, and uint8 [n, S, S].
+    Returns float32 [n, 3, S, S] and uint8 [n, S, S].
     """
     truth, top, left = crop(packed, size, table)
     columns, _, pixels, _ = _open(packed)
-    image = _resize(packed, columns, pixels, antialias)  # [n, H, W, 3]
-    reach = torch.arange(-EDGE, size + EDGE, device=image.device)
+    canvas = _resize(packed, pixels, antialias)
+    reach = torch.arange(-EDGE, size + EDGE, device=canvas.device)
     y, x = (top + reach)[:, :, None] - columns["top"], (left + reach)[:, None, :] - columns["left"]  # [n, S + 4, 1], [n, 1, S + 4]
     inside = _within(y, columns["height"]) & _within(x, columns["width"])
     y, x = _reflect(y, columns["height"]), _reflect(x, columns["width"])
-    values = _blur(_sample(image, columns, *_before_turn(columns, y, x)), columns["blur"])
-    mean = _row(MEAN_COLOUR, image.device)
-    values = torch.where(inside[:, EDGE:-EDGE, EDGE:-EDGE, None], values, columns["mean"][..., None].float() * mean)
-    return ((values / 255 - _row(MEAN, image.device)) / _row(STD, image.device)).permute(0, 3, 1, 2), truth
+    image = _blur(_sample(canvas, *_before_turn(columns, y, x)), columns["blur"])
+    padding = columns["mean"].float()[:, None] * _colour(MEAN_COLOUR, canvas.device)
+    image = torch.where(inside[:, None, EDGE:-EDGE, EDGE:-EDGE], image, padding)
+    return (image / 255 - _colour(MEAN, canvas.device)) / _colour(STD, canvas.device), truth
 
 
 @torch.no_grad()
@@ -49,7 +50,7 @@ def crop(packed: Packed, size: int, table: Tensor | None = None) -> tuple[Tensor
     device = masks.device
     if table is not None:
         masks = table[masks.long()]
-    height, width = (max(side, size) for side in packed.scaled)
+    height, width = (max(side, size) for side in packed.largest)
     y = torch.arange(height, device=device)[None, :, None] - columns["top"]
     x = torch.arange(width, device=device)[None, None, :] - columns["left"]
     known = _within(y, columns["height"]) & _within(x, columns["width"])
@@ -71,9 +72,9 @@ def _open(packed: Packed) -> tuple[Columns, Tensor, Tensor, Tensor]:
     return {name: column[:, None, None] for name, column in columns.items()}, places, pixels, masks
 
 
-def _row(values: Sequence[float], device: torch.device) -> Tensor:
-    """Float32, made on the device: a copy from the host would wait for it."""
-    return torch.stack([torch.full((), value, device=device) for value in values])
+def _colour(values: Sequence[float], device: torch.device) -> Tensor:
+    """Float32 [3, 1, 1], made on the device: for a copy from the host the device would be waited for."""
+    return torch.stack([torch.full((1, 1), value, device=device) for value in values])
 
 
 def _within(at: Tensor, end: Tensor) -> Tensor:
@@ -118,56 +119,33 @@ def _first_that_keeps(foreground: Tensor, places: Tensor, size: int, keep: Tenso
     return places.gather(1, first[:, None, None].expand(-1, 1, 2))[:, 0]
 
 
-def _resize(packed: Packed, columns: Columns, pixels: Tensor, antialias: bool) -> Tensor:
-    """All images at their scaled sizes, float32 [n, H, W, 3] in 0..255, top-left in the largest."""
-    (height, width), device = packed.scaled, pixels.device
-    across = torch.minimum(torch.arange(packed.source[1], device=device), columns["old_width"].long() - 1)  # [n, 1, W before]
-    begin = columns["start"].long() + across
-    tall = torch.zeros((), device=device)
-    for y, weight in _taps(packed, columns["old_height"], columns["height"], height, antialias):
-        tall = tall + pixels[begin + y[:, :, None] * columns["old_width"].long()] * weight[:, :, None, None]
-    image = torch.zeros((), device=device)
-    for x, weight in _taps(packed, columns["old_width"], columns["width"], width, antialias):
-        image = image + tall.gather(2, x[:, None, :, None].expand(-1, height, -1, 3)) * weight[:, None, :, None]
-    return image
+def _resize(packed: Packed, pixels: Tensor, antialias: bool) -> Tensor:
+    """All images at their scaled sizes, [n, 4, H, W] float32, top-left in the largest: colours in 0..255, and 1 where the image is."""
+    canvas = torch.zeros(len(packed.shapes), 4, *packed.largest, device=pixels.device)
+    parts = pixels.split([height * width for height, width in packed.shapes])
+    for part, shape, scaled, place in zip(parts, packed.shapes, packed.scaled, canvas, strict=True):
+        image = part.view(*shape, 3).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+        place[:3, : scaled[0], : scaled[1]] = V.resize(image, list(scaled), antialias=antialias)
+        place[3, : scaled[0], : scaled[1]] = 1
+    return canvas
 
 
-def _taps(packed: Packed, old: Tensor, new: Tensor, length: int, antialias: bool) -> list[tuple[Tensor, Tensor]]:
-    """What a resized line is summed of: (index before, weight), [n, length] each. Bilinear, about pixel centres; edges repeat."""
-    old, scale = old[:, 0], old[:, 0].float() / new[:, 0].float()
-    centre = scale * (torch.arange(length, device=old.device) + 0.5) - 0.5
-    reach = scale.clamp(min=1) if antialias else torch.ones_like(scale)
-    first = (centre - reach).floor() + 1
-    most = math.ceil(2 * max(packed.cover, 1.0)) if antialias else 2
-    taps = [first + k for k in range(most)]
-    weights = [torch.where(_within(at, old), (1 - (at - centre).abs() / reach).clamp(min=0), 0) for at in taps]
-    total = torch.stack(weights).sum(0).clamp(min=0.1)  # 0 beyond the image's own length
-    return [(torch.minimum(at.long().clamp(min=0), old.long() - 1), weight / total) for at, weight in zip(taps, weights, strict=True)]
-
-
-def _sample(image: Tensor, columns: Columns, y: Tensor, x: Tensor) -> Tensor:
-    """Images [n, H, W, 3] at positions [n, A, B], bilinearly; where a turn uncovers what is outside, the mean colour, as torchvision."""
-    count, height, width, _ = image.shape
-    flat, rows = image.flatten(0, 2), torch.arange(count, device=image.device)[:, None, None] * height
-    low_y, low_x = y.floor(), x.floor()
-    total, share = torch.zeros((), device=image.device), torch.zeros((), device=image.device)
-    for at_y, weight_y in ((low_y, low_y + 1 - y), (low_y + 1, y - low_y)):
-        for at_x, weight_x in ((low_x, low_x + 1 - x), (low_x + 1, x - low_x)):
-            known = _within(at_y, columns["height"]) & _within(at_x, columns["width"])
-            index = torch.where(known, (rows + at_y.long()) * width + at_x.long(), 0)
-            weight = torch.where(known, weight_y * weight_x, 0)[..., None]
-            total, share = total + flat[index] * weight, share + weight
-    mean = _row(MEAN_COLOUR, image.device)
-    return (total - mean) * share + mean
+def _sample(canvas: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """`_resize`'s images at positions [n, A, B], bilinearly, [n, 3, A, B]; where a turn uncovers what is outside, the mean colour."""
+    height, width = canvas.shape[2:]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], 3)
+    found = F.grid_sample(canvas, grid, align_corners=False)
+    mean = _colour(MEAN_COLOUR, canvas.device)
+    return (found[:, :3] - mean) * found[:, 3:] + mean  # torchvision's rule
 
 
 def _blur(values: Tensor, wanted: Tensor) -> Tensor:
-    """[n, S + 4, S + 4, 3] -> [n, S, S, 3]: blurred where wanted [n, 1, 1], else the middle."""
+    """[n, 3, S + 4, S + 4] -> [n, 3, S, S]: blurred where wanted [n, 1, 1], else the middle."""
     distance = torch.arange(-EDGE, EDGE + 1, device=values.device)
     kernel = torch.softmax(-(distance.float() ** 2) / (2 * BLUR_SIGMA[0] ** 2), 0)
     kernel = torch.where(wanted > 0, kernel, (distance == 0).float())[..., None]  # [n, 1, 5, 1]
-    size = values.shape[1] - 2 * EDGE
-    for axis in (1, 2):
+    size = values.shape[2] - 2 * EDGE
+    for axis in (2, 3):
         shifted = [values.narrow(axis, k, size) * kernel[:, :, k : k + 1] for k in range(len(distance))]
         values = sum(shifted[1:], start=shifted[0])
     return values

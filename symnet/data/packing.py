@@ -69,15 +69,18 @@ class Packed:
     """n images. `buffer` holds, one after the other, a row of numbers for each, the pixels of all, and the masks of all.
 
     A row is float64: `COLUMNS` (`start`: pixels before the image; size before scaling; the plan), then (top, left) of each place. The
-    rest are bounds that the host knows, so that no shape waits for the device: of heights and widths before (`source`) and after scaling
-    (`scaled`), and of how many pixels before lie under one after (`cover`).
+    sizes (height, width) before and after scaling are on the host too, so that no shape waits for the device.
     """
 
     buffer: Tensor  # [bytes] uint8
     rows: tuple[int, int]
-    source: tuple[int, int]
-    scaled: tuple[int, int]
-    cover: float
+    shapes: list[tuple[int, int]]
+    scaled: list[tuple[int, int]]
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The least (height, width) that holds each image once it is scaled."""
+        return max(height for height, _ in self.scaled), max(width for _, width in self.scaled)
 
     def to(self, device: torch.device) -> "Packed":
         """The same on a device: one copy, for which the host does not wait where the buffer is pinned."""
@@ -107,10 +110,4 @@ def pack(items: Sequence[Item], pin: bool = False) -> Packed:
     buffer = torch.empty(numbers.nbytes + 4 * int(starts[-1]), dtype=torch.uint8, pin_memory=pin)
     parts = [numbers.view(np.uint8), *(image for image, _, _ in items), *(mask for _, mask, _ in items)]
     np.concatenate([part.ravel() for part in parts], out=buffer.numpy())
-    scaled = [(plan.height, plan.width) for plan in plans]
-    cover = max(old / new for before, after in zip(shapes, scaled, strict=True) for old, new in zip(before, after, strict=True))
-    return Packed(buffer, (len(items), numbers.shape[1]), _bounds(shapes), _bounds(scaled), cover)
-
-
-def _bounds(shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    return max(height for height, _ in shapes), max(width for _, width in shapes)
+    return Packed(buffer, (len(items), numbers.shape[1]), shapes, [(plan.height, plan.width) for plan in plans])

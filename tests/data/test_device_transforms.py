@@ -19,7 +19,7 @@ from symnet.data.packing import Item, Packed, pack, plan_augment, plan_fit
 from symnet.data.transforms import Draw, apply, class_table, draw, fit, only_classes
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-TOLERANCE = 1e-4  # after normalisation, where one grey level is 0.017
+TOLERANCE = 1e-3  # after normalisation, where one grey level is 0.017
 SIZE = 33
 
 
@@ -105,8 +105,7 @@ def run(batch: list[Case], antialias: bool, device: str) -> list[tuple[torch.Ten
 @hypothesis_settings(deadline=None, max_examples=150)
 def test_a_batch_is_what_its_images_are_alone(device: str, batch: list[Case], antialias: bool) -> None:
     for case, found in zip(batch, run(batch, antialias, device), strict=True):
-        if not (antialias and case.item()[2].width == 1):  # there torch's own antialiased resizing is wrong (CPU, torch 2.14)
-            check(found, case, antialias)
+        check(found, case, antialias)
 
 
 @pytest.mark.parametrize("device", DEVICES)
