@@ -126,7 +126,7 @@ def _resize(packed: Packed, pixels: Tensor, antialias: bool) -> Tensor:
     for part, shape, scaled, place in zip(parts, packed.shapes, packed.scaled, canvas, strict=True):
         image = part.view(*shape, 3).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
         place[:3, : scaled[0], : scaled[1]] = V.resize(image, list(scaled), antialias=antialias)
-        place[3, : scaled[0], : scaled[1]] = 1
+        place[3, : scaled[0], : scaled[1]].fill_(1)
     return canvas
 
 
