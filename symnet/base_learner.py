@@ -5,24 +5,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from symnet.artifacts import Provenance, write_json
-from symnet.backbones import Backbone, build_backbone, load_backbone, load_exactly
+from symnet.backbones.base import Backbone, load_exactly
+from symnet.backbones.loading import build_backbone, load_backbone
+from symnet.base_batches import base_batches, base_labels
 from symnet.checkpoint import load_tensors, save_tensors
 from symnet.config import PixelSettings, Settings
 from symnet.data.classes import class_names
-from symnet.data.episodes import holdout, pass_order
+from symnet.data.episodes import holdout
 from symnet.data.folds import FoldList, base_classes, read_fold_list
 from symnet.data.readers import Reader, open_reader
 from symnet.data.stored import Store
-from symnet.data.transforms import augment, fit, only_classes
+from symnet.data.transforms import fit
 from symnet.errors import UserError
 from symnet.model.base import PSPHead
 from symnet.model.resize import resize
 from symnet.model.segmentation import cross_entropy
+from symnet.prefetch import Stall
 from symnet.progress import progress
 from symnet.schedule import poly_rate
 
@@ -48,14 +50,6 @@ class BaseLearner:
         for module in (self.backbone, self.head):
             module.to(device).eval().requires_grad_(False)
         return self
-
-
-def base_labels(mask: np.ndarray, classes: tuple[int, ...]) -> Tensor:
-    """Index mask [H, W] -> labels int64 [H, W]: base classes 1..n in order, other classes 0, 255 ignored."""
-    table = np.zeros(256, np.int64)
-    table[list(classes)] = np.arange(1, len(classes) + 1)
-    table[255] = 255
-    return torch.from_numpy(table[mask])
 
 
 def train_base(
@@ -87,15 +81,17 @@ def train_base(
     backbone.requires_grad_(base.train_backbone)
     steps = base.total_steps(len(train.rows))
     rates = [group["lr"] for group in optimiser.param_groups]
+    what, stall = f"base learner, fold {fold}", Stall(device)
+    batches = stall.watch(base_batches(settings, reader, train, classes, steps, device))
     losses: list[Tensor] = []
-    for step in progress(range(steps), steps, f"base learner, fold {fold}"):
-        images, labels = (x.to(device) for x in _batch(settings, reader, train, classes, step))
+    for step, (images, labels) in enumerate(progress(batches, steps, what)):
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = poly_rate(rate, step, steps, base.power)
         losses.append(learn(backbone, head, optimiser, images, labels, base.train_backbone))
         if len(losses) == CHECK or step == steps - 1:
             _check_finite(losses, step, f"base learner of fold {fold}", base.lr)
             losses.clear()
+    stall.tell(what)
     found = measure(backbone, head, _held_out(reader, held, classes, settings.pixels), len(classes), device)
     iou = {names[classes[i] - 1]: value for i, value in found.items()}
     miou = sum(iou.values()) / max(len(iou), 1)
@@ -155,22 +151,6 @@ def optimiser_of(settings: Settings, backbone: nn.Module, head: nn.Module) -> to
     if base.train_backbone:
         groups.append({"params": list(backbone.parameters()), "lr": base.lr})
     return torch.optim.SGD(groups, lr=base.lr, momentum=base.momentum, weight_decay=base.weight_decay)
-
-
-def _batch(settings: Settings, reader: Reader, train: FoldList, classes: tuple[int, ...], step: int) -> tuple[Tensor, Tensor]:
-    """The step's images [B, 3, S, S] and labels [B, S, S]: a pure function of the step."""
-    base, count = settings.base, len(train.rows)
-    images, labels = [], []
-    for position in range(step * base.batch_size, (step + 1) * base.batch_size):
-        turn, place = divmod(position, count)
-        row = train.rows[pass_order(base.seed, turn, count)[place]]
-        image, mask = reader.load("train", row.image)
-        mask = only_classes(mask, classes)  # before the crop is chosen: what is background must not steer it
-        rng = np.random.default_rng([base.seed, position])
-        pixels, truth = augment(image, mask, settings.pixels, rng, scale=base.scale, size=base.size)
-        images.append(pixels)
-        labels.append(base_labels(truth.numpy(), classes))
-    return torch.stack(images), torch.stack(labels)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from symnet.artifacts import Provenance, write_json
-from symnet.backbones import load_exactly
+from symnet.backbones.base import load_exactly
 from symnet.base_learner import load_base
 from symnet.cells import Cell
 from symnet.checkpoint import load_tensors
@@ -23,10 +23,11 @@ from symnet.errors import UserError, one_line
 from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
 from symnet.metrics import protocol_stamp
+from symnet.prefetch import ahead
 from symnet.progress import progress
 from symnet.protocols import SCORINGS
 from symnet.scoring import Counts
-from symnet.sources import ahead, make_batch, open_source, requests_of
+from symnet.sources import make_batch, open_source, requests_of
 
 STAGE = "evaluate"
 

@@ -179,7 +179,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def load_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read and check an experiment file, with `overrides` laid over it. Raises `UserError`, one line, for anything wrong."""
     path = Path(path)
-    return make_experiment(merge(_read(path), overrides or {}), str(path))
+    return make_experiment(merge(read_plain(path), overrides or {}), str(path))
 
 
 def make_experiment(found: Mapping[str, Any], where: str) -> Experiment:
@@ -200,7 +200,7 @@ def make_experiment(found: Mapping[str, Any], where: str) -> Experiment:
     return validate(Experiment, found, where).check()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_plain(path: Path) -> dict[str, Any]:
     """The plain values of a file. Raises `UserError`."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -225,7 +225,7 @@ def _extended(found: Mapping[str, Any], where: Path, seen: tuple[Path, ...]) -> 
         path = where.parent / name
         if path in seen:
             raise UserError(f"{where}: extends: {path} extends itself")
-        whole = merge(whole, _extended(_read(path), path, (*seen, path)))
+        whole = merge(whole, _extended(read_plain(path), path, (*seen, path)))
     return merge(whole, own)
 
 

@@ -71,15 +71,25 @@ def make_view(
     if view == FIXED:
         fitted = fit(image, mask, settings.pixels.size, settings.pixels.antialias)
         return View(fitted.image, fitted.mask, (fitted.height, fitted.width), original)
-    seed = settings.features.seed if draw is None else draw
-    pixels, truth = augment(image, mask, settings.pixels, np.random.default_rng([seed, view, *name.encode()]), wanted)
+    rng = view_generator(row, settings.features.seed if draw is None else draw)
+    pixels, truth = augment(image, mask, settings.pixels, rng, wanted)
     return View(pixels, truth, (settings.pixels.size,) * 2, original)
 
 
-@torch.no_grad()
+def view_generator(row: Row, seed: int) -> np.random.Generator:
+    """What draws the augmentation of a row."""
+    name, view = row
+    return np.random.default_rng([seed, view, *name.encode()])
+
+
 def compute(base: BaseLearner, views: Sequence[View], device: torch.device) -> tuple[list[Tensor], Tensor]:
     """Block maps [n, C_i, H_i, W_i] and base logits [n, 1 + classes, H, W] of views, on the device."""
-    images = torch.stack([view.image for view in views]).to(device)
+    return forward(base, torch.stack([view.image for view in views]).to(device))
+
+
+@torch.no_grad()
+def forward(base: BaseLearner, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """As `compute`, of images [n, 3, S, S] on the base learner's device."""
     maps = base.backbone(images)
     return maps, base.head(base.backbone.levels(maps).high)
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from symnet.artifacts import Provenance, digest, file_digest
-from symnet.backbones import Backbone, build_backbone, load_exactly, load_plain
+from symnet.backbones.base import Backbone, load_exactly
+from symnet.backbones.loading import build_backbone, load_plain
 from symnet.base_learner import base_tensors
 from symnet.checkpoint import save_tensors
 from symnet.data.classes import class_names

@@ -223,6 +223,7 @@ class Plan:
             "seeds": self.seeds,
             "tables": tables,
             "groups": self.experiment.groups,
+            "rows": {row: self.method_of(row) for row in self.rows},
         }
         yield self.slice_path("tables"), json.dumps(expected, indent=1) + "\n"
         for dataset in self.datasets:

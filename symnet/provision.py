@@ -89,7 +89,7 @@ class Provision:
         if name not in self.catalogue:
             return list(self.brought([need for need in data_needs(data) if need.what == "annotations"], data))
         around = self._ingredients(self.catalogue[name])
-        return [one.name for one in around if self.download and one.kind in FETCHED and self._ours(one.name, one.place)]
+        return [one.name for one in around if one.kind in FETCHED and self._can_bring(one) and self._ours(one.name, one.place)]
 
     def is_made(self, name: str) -> bool:
         """Whether the need behind a marker is met by making masks, not by fetching."""
@@ -124,12 +124,14 @@ class Provision:
             annotated = all((self.root / other.place).exists() for other in data_needs(data) if other.what == "annotations")
             return "masks-" + re.sub(r"[^A-Za-z0-9_.]+", "-", need.place) if annotated or self.download else ""
         entry = provider(self.catalogue, need.place)
-        can = entry and (self.download if entry.kind in FETCHED else entry.kind == MADE and (self.download or self._can_make(entry)))
-        return entry.name if entry and can else ""
+        return entry.name if entry and self._can_bring(entry) else ""
 
-    def _can_make(self, entry: Entry) -> bool:
-        """Whether what the masks of `entry` are made of is there."""
-        return all((self.root / one.place).exists() for one in self._ingredients(entry))
+    def _can_bring(self, entry: Entry) -> bool:
+        """Whether we may fetch `entry`, or did, or have what its masks are made of."""
+        if entry.kind not in (*FETCHED, MADE):
+            return False
+        made = entry.kind == MADE and all((self.root / one.place).exists() for one in self._ingredients(entry))
+        return self.download or made or self.marker(entry.name).is_file()
 
     def _ingredients(self, entry: Entry) -> list[Entry]:
         """What has to be in place before `entry`: what it lies in, and, of masks that we make, SBD."""

@@ -5,6 +5,7 @@ import time
 from types import FrameType
 
 import torch
+from torch import Tensor
 
 from symnet.errors import UserError
 
@@ -18,6 +19,11 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def send(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device; the host does not wait for the copy."""
+    return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
 
 
 def use_threads(count: int) -> None:

@@ -4,11 +4,12 @@ A source works in two steps, so that the first can run ahead in a thread: `load`
 them on the device.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,17 +17,16 @@ from torch import Tensor
 
 from symnet.base_learner import BaseLearner
 from symnet.config import Settings
+from symnet.data.device_transforms import crop, transform
 from symnet.data.episodes import Episode
+from symnet.data.images import Pixels
+from symnet.data.packing import Packed, Plan, pack, plan_augment, plan_fit
 from symnet.data.readers import Reader, Split, open_reader
 from symnet.data.stored import Store
-from symnet.features import FIXED, FeatureCache, View, compute, make_view
+from symnet.data.transforms import class_table, draw
+from symnet.features import FIXED, FeatureCache, View, compute, forward, make_view, view_generator
 from symnet.methods.base import EpisodeBatch
-
-AHEAD = 2  # pieces of work that loading runs ahead of computing
-
-Tag = TypeVar("Tag")
-Wanted = TypeVar("Wanted")
-Loaded = TypeVar("Loaded")
+from symnet.runtime import send
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,10 @@ class Features:
 
 
 class Source(Protocol):
-    """What training and evaluation ask for rows. `side` is that of the backbone's levels."""
+    """What training and evaluation ask for rows. `side` is that of the backbone's levels, `device` where features are made."""
 
     side: int
+    device: torch.device
 
     def load(self, requests: Sequence[Request]) -> Any:
         """Read rows on the host. Safe in another thread."""
@@ -61,7 +62,7 @@ class Source(Protocol):
         """Block maps of what `load` returned, on the device."""
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
-        """The index masks that `load` would read, [n, S, S] uint8 on the host, and nothing else. Safe in another thread."""
+        """The index masks that `load` would read, [n, S, S] uint8, and nothing else. Safe in another thread."""
 
 
 class CacheSource:
@@ -97,13 +98,17 @@ class CacheSource:
         return showing[int(np.random.default_rng(request.seed).integers(len(showing)))]
 
 
-class ImageSource:
-    """Images read, transformed and passed through the backbone anew each time: training on a GPU, and tests too large to cache."""
+class _Images:
+    """Images of a split, read in threads."""
 
     def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device, workers: int = 4) -> None:
         self.settings, self.reader, self.split, self.base, self.device = settings, reader, split, base.to(device), device
         self.side = base.backbone.side(settings.pixels.size)
         self._pool = ThreadPoolExecutor(workers)
+
+
+class ImageSource(_Images):
+    """Images read, transformed and passed through the backbone anew each time: tests too large to cache, and training without a cache."""
 
     def load(self, requests: Sequence[Request]) -> list[View]:
         """Decoded and transformed images, in parallel."""
@@ -123,8 +128,56 @@ class ImageSource:
     def _view(self, request: Request) -> View:
         if request.seed is None:
             return make_view(self.settings, self.reader, self.split, (request.image, FIXED), self.base.classes)
-        draw = int(np.random.default_rng(request.seed).integers(1 << 31))
-        return make_view(self.settings, self.reader, self.split, (request.image, 0), self.base.classes, request.wanted, draw)
+        row = (request.image, 0)
+        return make_view(self.settings, self.reader, self.split, row, self.base.classes, request.wanted, _draw_seed(request.seed))
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Images as they were read, and what the device is to make of them."""
+
+    packed: Packed
+    placed: Tensor  # [n, 2], as in `Features`
+    original: Tensor  # [n, 2]
+
+
+class DeviceImageSource(_Images):
+    """The same images, transformed on the device, all rows at once; the host reads them and draws the random numbers."""
+
+    def load(self, requests: Sequence[Request]) -> Unfinished:
+        """Images, masks and plans in one buffer, page-locked where the device is a GPU; read in parallel."""
+        items = list(self._pool.map(self._item, requests))
+        whole = (self.settings.pixels.size,) * 2
+        placed = [item[2][:2] if request.seed is None else whole for request, item in zip(requests, items, strict=True)]
+        packed = pack(items, pin=self.device.type == "cuda")
+        return Unfinished(packed, torch.tensor(placed), torch.tensor([mask.shape for _, mask, _ in items]))
+
+    def features(self, loaded: Unfinished) -> Features:
+        """To the device in one copy, transformed, and through the backbone as one batch."""
+        pixels = self.settings.pixels
+        images, mask = transform(loaded.packed.to(self.device), pixels.size, pixels.antialias, self._table)
+        return Features(*forward(self.base, images), mask, loaded.placed, loaded.original)
+
+    def masks(self, requests: Sequence[Request]) -> Tensor:
+        """On the device: the images are read and packed, but not transformed."""
+        return crop(self.load(requests).packed.to(self.device), self.settings.pixels.size, self._table)[0]
+
+    @cached_property
+    def _table(self) -> Tensor | None:
+        """What may be seen of a mask: in training images, the base classes."""
+        return torch.from_numpy(class_table(self.base.classes)).to(self.device) if self.split == "train" else None
+
+    def _item(self, request: Request) -> tuple[Pixels, Pixels, Plan]:
+        image, mask = self.reader.load(self.split, request.image)
+        shape, pixels = (mask.shape[0], mask.shape[1]), self.settings.pixels
+        if request.seed is None:
+            return image, mask, plan_fit(shape, pixels.size)
+        rng = view_generator((request.image, 0), _draw_seed(request.seed))
+        return image, mask, plan_augment(shape, draw(pixels, rng), pixels.size, pixels.keep, request.wanted)
+
+
+def _draw_seed(seed: tuple[int, ...]) -> int:
+    return int(np.random.default_rng(seed).integers(1 << 31))
 
 
 def open_source(
@@ -139,7 +192,8 @@ def open_source(
     """The cache where there is one, else the images, from their store where there is one."""
     if features is not None:
         return CacheSource(features, device)
-    return ImageSource(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
+    source: type[ImageSource | DeviceImageSource] = ImageSource if device.type == "cpu" else DeviceImageSource
+    return source(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
 
 
 def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None) -> list[Request]:
@@ -156,7 +210,7 @@ def episode_masks(episodes: Sequence[Episode], mask: Tensor) -> tuple[Tensor, Te
     """Index masks [n, S, S] of the rows of `requests_of(episodes)` -> [B, S, S] of queries, [B, K, S, S] of supports, in {0, 1, 255}."""
     count, shots = len(episodes), len(episodes[0].supports)
     wanted = torch.tensor([episode.class_index for episode in episodes])
-    of_row = torch.cat([wanted, wanted.repeat_interleave(shots)]).to(mask.device)[:, None, None]
+    of_row = send(torch.cat([wanted, wanted.repeat_interleave(shots)]), mask.device)[:, None, None]
     own = torch.where(mask == 255, 255, (mask == of_row).to(torch.uint8))
     return own[:count], own[count:].unflatten(0, (count, shots))
 
@@ -174,19 +228,6 @@ def make_batch(episodes: Sequence[Episode], found: Features, vectors: Tensor, ba
         query_mask=query_mask,
         support_mask=support_mask,
         base_logits=found.base[:count],
-        text=vectors[wanted - 1].to(device),
-        base_index=torch.tensor([position.get(episode.class_index, -1) for episode in episodes], device=device),
+        text=send(vectors[wanted - 1], device),
+        base_index=send(torch.tensor([position.get(episode.class_index, -1) for episode in episodes]), device),
     )
-
-
-def ahead(load: Callable[[Wanted], Loaded], work: Iterator[tuple[Tag, Wanted]]) -> Iterator[tuple[Tag, Loaded]]:
-    """Load what is wanted of each (tag, wanted) `AHEAD` pieces before it is asked for, in a thread. Yields (tag, loaded)."""
-    waiting: list[tuple[Tag, Future[Loaded]]] = []
-    with ThreadPoolExecutor(1) as pool:
-        for tag, wanted in work:
-            waiting.append((tag, pool.submit(load, wanted)))
-            if len(waiting) > AHEAD:
-                first, future = waiting.pop(0)
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()

@@ -8,7 +8,8 @@ from symnet.config import TrainSettings
 from symnet.data.episodes import Episode, TrainingEpisodes
 from symnet.methods.base import Method
 from symnet.model.divisors import Divisors
-from symnet.sources import Request, Source, ahead, episode_masks, requests_of
+from symnet.prefetch import ahead
+from symnet.sources import Request, Source, episode_masks, requests_of
 
 Part = tuple[list[Episode], list[Request]]  # episodes and what they ask for
 

@@ -29,6 +29,7 @@ from symnet.journal import Journal
 from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
 from symnet.metrics import mean_iou
+from symnet.prefetch import Stall
 from symnet.progress import progress
 from symnet.runtime import StopSignal
 from symnet.schedule import poly_rate
@@ -158,7 +159,8 @@ def train(
         found = load_latest(run.state, STAGE, run.provenance.settings)
         if found is not None:
             trainer.load(*found)
-        journal = Journal(run.journal, run.provenance.settings, run.params, {"code": run.provenance.code, "resumed_at": str(trainer.step)})
+        tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps)}
+        journal = Journal(run.journal, run.provenance.settings, run.params, tags)
         stop = StopSignal(deadline)
         try:
             _loop(settings, trainer, base, source, train_list, validation, torch.from_numpy(vectors), run, journal, stop)
@@ -200,11 +202,12 @@ def _loop(
     """Steps from the trainer's position to the end."""
     t = settings.train
     every = t.validate_every or max(len(train_list.rows) // t.batch_size, 1)
-    watch = Watch(journal, trainer.method.supervised)
+    stall = Stall(source.device)
+    watch = Watch(journal, trainer.method.supervised, stall=stall.interval)
     saved = time.monotonic()
     steps = range(trainer.step, trainer.steps)
     episodes = TrainingEpisodes(train_list, run.shots, t.seed, t.class_sampling)
-    pieces = micro_batches(source, trainer.method, episodes, t, steps)
+    pieces = stall.watch(micro_batches(source, trainer.method, episodes, t, steps))
     trainer.method.train()
     for _ in progress(steps, len(steps), f"train {run.method} {run.shots}-shot, steps"):
         seen: dict[str, Tensor] = {}
@@ -224,6 +227,7 @@ def _loop(
             saved = time.monotonic()
         if stop.requested and trainer.step < trainer.steps:
             raise Stopped(f"{stop.reason} at step {trainer.step} of {trainer.steps}; its state is saved, run the same command again")
+    stall.tell(f"train {run.method} {run.shots}-shot")
 
 
 def _gather(method: Method, base: BaseLearner, source: Source, piece: MicroBatch, vectors: Tensor) -> dict[str, Tensor]:

@@ -138,9 +138,12 @@ class Watch:
         journal: Journal,
         supervised: tuple[str, ...],
         *,
+        stall: Callable[[], float] | None = None,
         seconds: float = LOG_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """stall: gives the share of time since it was last asked in which the device waited for input; logged with the rest."""
+        self.stall = stall
         self.journal, self.guard, self.seconds, self.clock = journal, Guard(supervised), seconds, clock
         self._steps: list[Tensor] = []  # [n] each, on the device
         self._since = clock()
@@ -159,6 +162,7 @@ class Watch:
         values = interval.losses | {f"foreground.{name}": share for name, share in interval.predicted.items()}
         values |= {"foreground.truth": interval.foreground, "prior_entropy": interval.prior_entropy}
         values |= {f"warning.{kind}": 1.0 for kind in found}
+        values |= {"input_stall": self.stall()} if self.stall else {}
         self.journal.log(step, **values, steps_per_second=len(rows) / max(elapsed, 1e-9))
         for line in found.values():
             print(f"warning: {line}", flush=True)

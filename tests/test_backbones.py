@@ -10,7 +10,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from symnet.backbones import BACKBONES, Backbone, build_backbone, load_backbone, read_state, side, weights_path
+from symnet.backbones import BACKBONES, weights_path
+from symnet.backbones.base import Backbone, side
+from symnet.backbones.loading import build_backbone, load_backbone, read_state
 from symnet.config import BackboneSettings, Settings
 from symnet.errors import UserError
 from symnet.methods.base import EpisodeBatch

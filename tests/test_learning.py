@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from symnet import base_learner, evaluate, features
 from symnet.artifacts import Provenance, file_digest, read_json
-from symnet.backbones import Backbone, Levels
+from symnet.backbones.base import Backbone, Levels
 from symnet.base_learner import BaseLearner, load_base, train_base
 from symnet.cells import Cell
 from symnet.cli import app

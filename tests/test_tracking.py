@@ -15,7 +15,8 @@ from symnet.cells import Cell
 from symnet.errors import UserError
 from symnet.journal import Journal
 from symnet.metrics import protocol_stamp
-from symnet.tracking import flatten, metric_name, sync, ui_command
+from symnet.runs import flatten, metric_name
+from symnet.tracking import sync, ui_command
 
 PROTOCOL = {"name": "symnet-1", "episodes": 50, "scoring": "padded"}
 COUNTS = {"cat": [60, 40, 0, 160], "dog": [40, 60, 0, 60]}  # IoU 60 % and 40 %; FB-IoU (100 / 200 + 220 / 320) / 2
@@ -94,7 +95,7 @@ def write_round(place: Place, cell: Cell, seed: int, add: int = 0, **provenance:
         "protocol": PROTOCOL,
         "protocol_stamp": protocol_stamp(PROTOCOL),
         "classes": ["cat", "dog", "tv/monitor"],
-        "outputs": {output: {"padded": counts, "original": counts | {"tv/monitor": [1, 1, 0, 0]}} for output in outputs},
+        "outputs": {output: {"padded": counts, "original": counts | {"tv/monitor": [1, 1, 0, 0]}, "400": counts} for output in outputs},
         "left_out": {},
         "episodes": 50,
     }

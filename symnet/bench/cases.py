@@ -12,12 +12,12 @@ from symnet.base_learner import learn, optimiser_of
 from symnet.bench import twins
 from symnet.bench.material import BASE_CLASSES, Material
 from symnet.bench.timing import Case, Values, gradients, numbered, values_of
-from symnet.features import View, compute
+from symnet.data.episodes import Episode
 from symnet.methods.base import EpisodeBatch
 from symnet.model.episode import EpisodeInputs
 from symnet.model.segmentation import cross_entropy
 from symnet.scoring import Counts
-from symnet.sources import Features, episode_masks, make_batch
+from symnet.sources import episode_masks, make_batch
 from symnet.train import Trainer
 
 Pairs = Iterator[tuple[Values, Values]]
@@ -25,8 +25,8 @@ Pairs = Iterator[tuple[Values, Values]]
 
 def backbone(material: Material) -> Case:
     """Block maps of a batch's queries and supports. The twin takes the supports apart from the queries."""
-    views, batch = material.views(1), material.sizes.batch
-    images = torch.stack([view.image for view in views]).to(material.device)
+    batch = material.sizes.batch
+    images = material.images(2 * batch)
 
     @torch.no_grad()
     def fast() -> Values:
@@ -37,24 +37,21 @@ def backbone(material: Material) -> Case:
         query, support = twins.maps_of(material.backbone, images[:batch], images[batch:, None])
         return numbered("map", [torch.cat([q, s.flatten(0, 1)]) for q, s in zip(query, support, strict=True)])
 
-    return Case("backbone", "images", len(views), fast, plain)
+    return Case("backbone", "images", len(images), fast, plain)
 
 
 def train_step(material: Material, shots: int, cached: bool = False) -> Case:
     """A step of training: frozen part, head, losses, gradients, SGD. From images on; `cached`: from their features."""
-    method, views, episodes = material.method(shots), material.views(shots), material.episodes(shots)
+    method, episodes = material.method(shots), material.episodes(shots)
+    images, masks = material.images(len(episodes) * (1 + shots)), material.masks(len(episodes) * (1 + shots))
     trainer = Trainer(method, material.settings, steps=1 << 20)
-
-    def computed() -> Features:
-        return material.features(views, *compute(material.base, views, material.device))
-
-    at_hand = computed() if cached else None
+    at_hand = material.features(images, masks) if cached else None
 
     def fast_batch() -> EpisodeBatch:
-        return make_batch(episodes, at_hand or computed(), material.vectors, BASE_CLASSES)
+        return make_batch(episodes, at_hand or material.features(images, masks), material.vectors, BASE_CLASSES)
 
     def plain_batch() -> EpisodeBatch:
-        return fast_batch() if cached else _plain_batch(material, shots, views)
+        return fast_batch() if cached else _plain_batch(material, episodes, images, masks)
 
     def fast() -> None:
         method.losses(material.backbone, fast_batch())[0].backward()
@@ -84,8 +81,9 @@ def train_step(material: Material, shots: int, cached: bool = False) -> Case:
 
 def evaluation(material: Material, shots: int) -> Case:
     """Testing a batch of episodes whose images' features are at hand, scored at the padded square. The twin: one by one."""
-    method, views, episodes = material.method(shots).eval(), material.views(shots), material.episodes(shots)
-    found = material.features(views, *compute(material.base, views, material.device))
+    method, episodes = material.method(shots).eval(), material.episodes(shots)
+    count = len(episodes) * (1 + shots)
+    found = material.features(material.images(count), material.masks(count))
     names = ["class"] * len(episodes)
 
     def batch_of() -> EpisodeBatch:
@@ -158,11 +156,9 @@ def _one_of(batch: EpisodeBatch, i: int) -> EpisodeBatch:
 
 
 @torch.no_grad()
-def _plain_batch(material: Material, shots: int, views: list[View]) -> EpisodeBatch:
-    """As `compute` and `make_batch`."""
-    episodes, device = material.episodes(shots), material.device
-    count = len(episodes)
-    images, masks = (torch.stack([getattr(view, name) for view in views]).to(device) for name in ("image", "mask"))
+def _plain_batch(material: Material, episodes: list[Episode], images: Tensor, masks: Tensor) -> EpisodeBatch:
+    """As `Material.features` and `make_batch`."""
+    count, shots, device = len(episodes), len(episodes[0].supports), material.device
     query, support = twins.maps_of(material.backbone, images[:count], images[count:].unflatten(0, (count, shots)))
     classes = [episode.class_index for episode in episodes]
     return EpisodeBatch(

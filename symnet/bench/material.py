@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from symnet.artifacts import Provenance
-from symnet.backbones import Backbone, build_backbone
+from symnet.backbones.base import Backbone
+from symnet.backbones.loading import build_backbone
 from symnet.base_learner import BaseLearner, base_tensors
 from symnet.checkpoint import save_tensors
 from symnet.config import Settings
@@ -21,7 +22,7 @@ from symnet.data.shapes import draw_shapes
 from symnet.data.store import make_store
 from symnet.data.stored import Store, source_sum
 from symnet.experiment import validate
-from symnet.features import FeatureCache, View, make_features
+from symnet.features import FeatureCache, forward, make_features
 from symnet.methods.symnet import SymNetMethod
 from symnet.model.base import PSPHead
 from symnet.sources import Features
@@ -81,30 +82,24 @@ class Material:
         smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear", align_corners=True)
         return (smooth + 0.2 * torch.randn(count, 3, size, size)).to(self.device)
 
-    def masks(self, *shape: int) -> Tensor:
-        """[..., S, S] uint8 on the host: a fifth of the square is class 6, to 1 in a place of its own in each; a rim of 255."""
+    def masks(self, count: int) -> Tensor:
+        """[count, S, S] uint8: a quarter of the square, in a place of its own in each, is of the episodes' class, its left edge 255."""
         size = self.sizes.size
-        masks = torch.zeros(*shape, size, size, dtype=torch.uint8)
-        for mask in masks.flatten(0, -3):
+        masks = torch.zeros(count, size, size, dtype=torch.uint8)
+        for mask in masks:
             top, left = (int(x) for x in torch.randint(0, size // 2, (2,)))
             mask[top : top + size // 2, left : left + size // 2] = BASE_CLASSES[0]
             mask[top : top + size // 2, left] = 255
-        return masks
-
-    def views(self, shots: int) -> list[View]:
-        """The images of a batch of episodes, queries first, on the host."""
-        size, count = (self.sizes.size,) * 2, self.sizes.batch * (1 + shots)
-        return [View(image, mask, size, size) for image, mask in zip(self.images(count).cpu(), self.masks(count), strict=True)]
+        return masks.to(self.device)
 
     def episodes(self, shots: int) -> list[Episode]:
-        """That batch."""
+        """A batch of them; their images are the queries, then the supports."""
         return [Episode(f"q{i}", BASE_CLASSES[0], tuple(f"s{i}.{k}" for k in range(shots))) for i in range(self.sizes.batch)]
 
-    def features(self, views: list[View], maps: list[Tensor], base: Tensor) -> Features:
-        """Of a batch's views, as a source gives them."""
-        masks = torch.stack([view.mask for view in views]).to(self.device)
-        placed = torch.tensor([view.placed for view in views])
-        return Features(maps, base, masks, placed, placed)
+    def features(self, images: Tensor, masks: Tensor) -> Features:
+        """Of the images of a batch, as a source gives them."""
+        sides = torch.full((len(masks), 2), self.sizes.size)
+        return Features(*forward(self.base, images), masks, sides, sides)
 
 
 def _settings(sizes: Sizes) -> dict[str, dict[str, object]]:

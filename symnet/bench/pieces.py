@@ -77,7 +77,7 @@ def resizing(material: Material) -> Case:
 
 def counting(material: Material) -> Case:
     """Logits to the images' side, and pixels counted."""
-    masks = material.masks(material.sizes.batch).to(material.device)
+    masks = material.masks(material.sizes.batch)
     truth = torch.where(masks == 255, 255, (masks > 0).to(torch.uint8))
     logits = torch.randn(len(truth), 2, material.side, material.side, device=material.device)
     names = [str(i) for i in range(len(truth))]

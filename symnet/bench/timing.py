@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from symnet.errors import UserError
 
 BLOCK = 0.05  # seconds that a timed block of calls takes at least
+SMALL = 8  # numbers of a parameter that is compared with its like
 Values = Mapping[str, Tensor]
 
 
@@ -97,10 +98,12 @@ def values_of(held: Any) -> dict[str, Tensor]:
 
 
 def gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
-    """Of every parameter that trains, by name."""
+    """Of every parameter that trains, by name. Those of a few numbers are joined: each is a sum over all pixels, which may nearly cancel."""
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(parameters.values()))
-    return {f"gradient of {name}": gradient for name, gradient in zip(parameters, found, strict=True)}
+    whole = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+    small = [gradient.flatten() for gradient in whole.values() if gradient.numel() < SMALL]
+    found = {f"gradient of {name}": gradient for name, gradient in whole.items() if gradient.numel() >= SMALL}
+    return found | ({"gradient of small parameters": torch.cat(small)} if small else {})
 
 
 def alternate(fast: Callable[[], Any], plain: Callable[[], Any], rounds: int, device: torch.device) -> tuple[Side, Side]:

@@ -10,6 +10,7 @@ import typer
 from symnet.artifacts import Provenance, file_digest, write_json
 from symnet.cells import Cell
 from symnet.cli.app import RESULTS, Config, Out, Results, app, track
+from symnet.errors import UserError
 from symnet.stages import code_hash
 
 
@@ -39,6 +40,41 @@ def show(results: Results) -> None:
     print(
         f"\ntables   {results / 'tables'}\nmetrics  {results}\nruns     {results.parent / 'mlflow.db'}: make ui, then http://127.0.0.1:5000"
     )
+
+
+@app.command(rich_help_panel=RESULTS)
+def status(
+    results: Results,
+    state: Annotated[str | None, typer.Option(help="Only cells of these states, joined by commas: failed,died.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, for programs.")] = False,
+) -> None:
+    """Print where every cell stands: waiting, training (how far, how fast), tested, failed and why. May be asked at any time.
+
+    Example: symnet status --results results/demo --state failed,died
+    """
+    from symnet.status import STATES, in_text, standings
+
+    wanted = tuple(state.split(",")) if state else STATES
+    if unknown := sorted(set(wanted) - set(STATES)):
+        raise UserError(f"--state: found '{unknown[0]}', allowed: {', '.join(STATES)}")
+    found = [one for one in standings(results) if one.state in wanted]
+    print(json.dumps([one.as_dict() for one in found], indent=1) if as_json else in_text(found))
+
+
+@app.command(rich_help_panel=RESULTS)
+def doctor(
+    config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("config/config.yaml"),
+    results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+) -> None:
+    """Look at what a run stands on: packages, GPU, SLURM, data, disks, locks, unfinished files, MLflow. Exit code 1 where something is bad.
+
+    Example: symnet doctor --config config/pascal_mini.yaml
+    """
+    from symnet.doctor import BAD, examine, in_text
+
+    findings = list(examine(config, results))
+    print(in_text(findings))
+    raise typer.Exit(int(any(one.mark == BAD for one in findings)))
 
 
 @track.command("sync")

@@ -37,9 +37,14 @@ class Fitted:
 
 def only_classes(mask: Pixels, classes: Sequence[int]) -> Pixels:
     """The index mask with every other class painted background (0); 255 stays."""
+    return class_table(classes)[mask]
+
+
+def class_table(classes: Sequence[int]) -> Pixels:
+    """What `only_classes` makes of each mask value, uint8 [256]."""
     kept = np.zeros(256, np.uint8)
     kept[[*classes, IGNORE]] = [*classes, IGNORE]
-    return kept[mask]
+    return kept
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -124,13 +129,13 @@ def apply(
     image: Pixels, mask: Pixels, drawn: Draw, size: int, keep: float, wanted: int | None = None, antialias: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Carry out what was drawn. keep: share of the foreground the crop must hold; the last of `drawn.crops` is taken as it is."""
-    height, width = (max(round(side * drawn.scale), 1) for side in mask.shape)
+    height, width = scaled_size((mask.shape[0], mask.shape[1]), drawn.scale)
     pixels = V.resize(_planes(image), [height, width], antialias=antialias)  # [3, H, W]
     truth = _resize_mask(torch.from_numpy(mask.copy()), height, width)  # [H, W]
     if drawn.angle:
         pixels = V.rotate(pixels, drawn.angle, InterpolationMode.BILINEAR, fill=MEAN_COLOUR)
         truth = V.rotate(truth[None], drawn.angle, InterpolationMode.NEAREST, fill=[float(IGNORE)])[0]
-    if drawn.blur and min(height, width) > BLUR_KERNEL[0] // 2:  # the blur reflects at the border, by 2 pixels
+    if drawn.blur and can_blur(height, width):
         pixels = V.gaussian_blur(pixels, BLUR_KERNEL, BLUR_SIGMA)
     if drawn.flip:
         pixels, truth = pixels.flip(-1), truth.flip(-1)
@@ -138,6 +143,22 @@ def apply(
     top, left = _choose_crop(_foreground(truth, wanted), drawn.crops, size, keep)
     box = (..., slice(top, top + size), slice(left, left + size))
     return normalise(pixels[box]).contiguous(), truth[box].contiguous()
+
+
+def scaled_size(shape: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(height, width) after the random scale."""
+    height, width = (max(round(side * scale), 1) for side in shape)
+    return height, width
+
+
+def can_blur(height: int, width: int) -> bool:
+    """Whether there are the 2 pixels beside each border that the blur reflects."""
+    return min(height, width) > BLUR_KERNEL[0] // 2
+
+
+def crop_places(crops: Sequence[tuple[float, float]], height: int, width: int, size: int) -> list[tuple[int, int]]:
+    """The (top, left) of each crop drawn; `height`, `width` are at least `size`."""
+    return [(int(y * (height - size + 1)), int(x * (width - size + 1))) for y, x in crops]
 
 
 def _planes(image: Pixels) -> Tensor:
@@ -167,9 +188,8 @@ def _foreground(truth: Tensor, wanted: int | None) -> Tensor:
 
 def _choose_crop(foreground: Tensor, crops: tuple[tuple[float, float], ...], size: int, keep: float) -> tuple[int, int]:
     """The first place whose square holds `keep` of the foreground, else the last."""
-    height, width = foreground.shape
     least = keep * int(foreground.sum())
-    places = [(int(y * (height - size + 1)), int(x * (width - size + 1))) for y, x in crops]
+    places = crop_places(crops, foreground.shape[0], foreground.shape[1], size)
     for top, left in places:
         if int(foreground[top : top + size, left : left + size].sum()) >= least:
             return top, left

@@ -41,6 +41,8 @@ class VocReader(Reader):
         """The lists one after the other; an id that an earlier list held already is passed over. Twice in one list: `UserError`."""
         if self._test_share is not None:
             every = sorted(check_id(path.stem, self._masks) for path in self._masks.glob("*.png"))
+            if not every:
+                raise UserError(f"{self._masks}: no PNG found; data.masks needs one an image, or data.lists names the images")
             return [image for image in every if (place_of(image, SPLIT_SEED) < self._test_share) == (split == "test")]
         united: dict[str, None] = {}
         for path in self._lists[split]:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from symnet.backbones import build_backbone, side
+from symnet.backbones.base import side
+from symnet.backbones.loading import build_backbone
 from symnet.config import ModelSettings
 from symnet.model.base import PSPHead
 from symnet.model.decoder import default_scales

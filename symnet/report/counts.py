@@ -39,8 +39,9 @@ def make_counts(settings: Settings, dataset: str, lists: Path, out: Path) -> str
     write_text(out, _csv(COLUMNS, rows))
     write_text(out.with_name(f"{out.stem}-classes.csv"), _csv(CLASS_COLUMNS, classes))
     write_text(out.with_suffix(".txt"), told + "\n")
+    rules = settings.protocol.model_dump(warnings=False)
     inputs = {f"{split}{fold}": file_digest(path) for (split, fold), path in paths.items()} | {"index": file_digest(lists / "index.csv")}
-    write_json(out.with_suffix(".json"), {"csv": file_digest(out)}, Provenance(stage=STAGE, inputs=inputs))
+    write_json(out.with_suffix(".json"), {"csv": file_digest(out)}, Provenance(stage=STAGE, protocol=rules, inputs=inputs))
     return told
 
 

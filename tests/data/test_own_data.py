@@ -68,6 +68,13 @@ def test_lists_of_one_split_alone_are_refused(mine: Path) -> None:
         open_reader(voc_settings(lists={"train": ("train.txt",)}).data, own().protocol, mine)
 
 
+def test_a_folder_without_masks_is_refused(tmp_path: Path) -> None:
+    for folder in ("JPEGImages", "SegmentationClassAug"):
+        (tmp_path / "voc" / folder).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"SegmentationClassAug: no PNG found; data\.masks needs one an image"):
+        make_folds(own(), tmp_path, tmp_path / "lists")
+
+
 def test_the_example_file_is_one(mine: Path) -> None:
     settings = load_experiment(CONFIG).settings("my_set")
     assert (settings.data.lists, settings.data.folds, len(settings.data.classes)) == ({}, 3, 6)

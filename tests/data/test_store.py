@@ -388,25 +388,35 @@ def _slow(root: Path) -> None:
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(voc_set: Path) -> None:
     make(voc_set, voc_settings())
     whole = files(voc_set)
-    shutil.rmtree(next(voc_set.glob("store-*")))
-    (voc_set / "store.json").unlink()
     context, rng = multiprocessing.get_context("fork"), np.random.default_rng(11)
-    halves = killed = 0
-    for _ in range(50):
+
+    def forget() -> None:
+        shutil.rmtree(next(voc_set.glob("store-*"), voc_set / "store-none"), ignore_errors=True)
+        (voc_set / "store.json").unlink(missing_ok=True)
+
+    def run(seconds: float | None) -> int | None:
         child = context.Process(target=_slow, args=(voc_set,))
         child.start()
-        child.join(float(rng.uniform(0, 0.15)))
+        child.join(seconds)
         child.kill()
         child.join()
-        killed += child.exitcode == -9
+        return child.exitcode
+
+    forget()
+    start = time.monotonic()
+    assert run(None) == 0
+    undisturbed = time.monotonic() - start  # however busy the machine is
+    forget()
+    halves = killed = 0
+    for _ in range(50):
+        killed += run(float(rng.uniform(0, 0.8 * undisturbed))) == -9
         left = files(voc_set)
         assert left.items() <= whole.items()
         halves += bool(list(voc_set.glob("store-*/.*.partial")))
-        if "store.json" in left or len(left) > 0.8 * len(whole):
-            shutil.rmtree(next(voc_set.glob("store-*")))
-            (voc_set / "store.json").unlink(missing_ok=True)
-    assert killed > 40
-    assert halves > 20  # most fell in the middle of a shard
+        if "store.json" in left or len(left) > 0.5 * len(whole):
+            forget()
+    assert killed > 25
+    assert halves > 10  # many fell in the middle of a shard
     make(voc_set, voc_settings())
     assert files(voc_set) == whole
     assert list(voc_set.glob("store-*/.*")) == []  # and what they left is gone

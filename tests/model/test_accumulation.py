@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from symnet.backbones import Backbone, Levels
+from symnet.backbones.base import Backbone, Levels
 from symnet.config import Settings
 from symnet.errors import UserError
 from symnet.experiment import make_experiment

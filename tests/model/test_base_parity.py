@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from symnet.backbones import build_backbone
+from symnet.backbones.loading import build_backbone
 from symnet.importing import PSPNET
 from symnet.model.base import PSPHead
 from symnet.model.released import renamed

@@ -7,8 +7,8 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from symnet.backbones import build_backbone
 from symnet.backbones.base import load_exactly
+from symnet.backbones.loading import build_backbone
 from symnet.model.prior import hpm
 from symnet.model.resize import resize_mask
 

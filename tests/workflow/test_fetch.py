@@ -252,5 +252,5 @@ def test_from_nothing_to_a_table(served: tuple[str, Path], tmp_path: Path) -> No
     settings = experiment(data)
     settings["train"]["lr"] = 0.01
     project.configure(settings)
-    assert {"fetch", "make_masks", "make_store", "train_base"}.isdisjoint(project.planned())
+    assert {"fetch_data", "make_masks", "make_store", "train_base"}.isdisjoint(project.planned())
     assert sum(Counting.asked.values()) == len(list(folder.iterdir()))

@@ -2,7 +2,7 @@
 # OUTPUTS: {data root}/.symnet/{name}.json, the marker of what was fetched or made and lies in its place
 
 
-rule fetch:
+rule fetch_data:
     input:
         lambda w: plan.before(w.name),
     output:

@@ -1,0 +1,182 @@
+"""Runs as they are to stand in a tracker, read from journals, metric files and tables. Knows nothing of MLflow.
+
+A parent run a cell, below it one run a seed, and a benchmark run with the tables.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+from symnet.artifacts import canonical, digest, file_digest
+from symnet.cells import Cell
+from symnet.errors import UserError
+from symnet.journal import Run, is_alive, read_journal
+from symnet.metrics import class_iou, fb_iou, mean_iou
+from symnet.protocols import SCORINGS
+from symnet.report import Round, read_round
+
+LONGEST_PARAM = 6000  # MLflow's limit, characters
+
+
+@dataclass
+class Record:
+    """A run as it is to stand in the store. Times in seconds; `metrics[name, step]` is (value, time)."""
+
+    key: str
+    hash: str
+    kind: str
+    name: str
+    status: str
+    start: float
+    end: float | None
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    children: list["Record"] = field(default_factory=list)
+
+    def all_tags(self, parent: str | None) -> dict[str, str]:
+        """Tags to store, but for the content's."""
+        own = {"symnet.key": self.key, "symnet.hash": self.hash, "symnet.kind": self.kind}
+        return self.tags | own | ({"mlflow.parentRunId": parent} if parent else {})
+
+    def content(self, parent: str | None) -> str:
+        """Digest of all that is stored, except times, which a copy of the files may change."""
+        values = [[name, step, value] for (name, step), (value, _) in sorted(self.metrics.items())]
+        return digest([self.status, self.params, self.all_tags(parent), values])
+
+
+def collect(root: Path, warnings: list[str]) -> Iterator[Record]:
+    """What is to stand in the store, from the files under `root`. What has to be left out is told in `warnings`."""
+    runs = _journals(root, warnings)
+    rounds = _rounds(root, warnings)
+    for cell in sorted({*runs, *rounds}):
+        yield _cell_record(cell, runs.get(cell), _of_one_make(rounds.get(cell, []), warnings), warnings)
+    tables = sorted(path for path in (root / "tables").glob("*") if path.is_file())
+    if tables:
+        times = [path.stat().st_mtime for path in tables]
+        content = digest({path.name: file_digest(path) for path in tables})
+        yield Record("benchmark", content, "benchmark", f"{root.absolute().name} tables", "FINISHED", min(times), max(times), files=tables)
+
+
+def _journals(root: Path, warnings: list[str]) -> dict[Cell, Run]:
+    """The run that was last started of every cell."""
+    found = {}
+    for path in sorted((root / "journals").rglob("*.jsonl")):
+        parts = re.fullmatch(r"([^/]+)/([^/]+)/fold(\d+)/([^/]+)/shot(\d+)\.jsonl", path.relative_to(root / "journals").as_posix())
+        try:
+            runs = read_journal(path)
+        except OSError as error:
+            warnings.append(f"{path}: cannot be read ({error.strerror})")
+            continue
+        if torn := sum(run.torn for run in runs):
+            warnings.append(f"{path}: {torn} torn lines left out")
+        if parts is None or not runs:
+            warnings.append(f"{path}: " + ("no whole line in it" if parts else "not a place for a cell's journal"))
+            continue
+        dataset, backbone, fold, method, shot = parts.groups()
+        found[Cell(dataset, backbone, int(fold), method, int(shot))] = runs[-1]
+    return found
+
+
+def _rounds(root: Path, warnings: list[str]) -> dict[Cell, list[Round]]:
+    """The metric files of every cell, by seed."""
+    found: dict[Cell, list[Round]] = {}
+    for path in sorted(root.glob("*/*/fold*/*/shot*/seed*.json")):
+        try:
+            one = read_round(path)
+        except UserError as error:
+            warnings.append(str(error))
+            continue
+        if one.cell.metrics(root, one.seed) != path:
+            warnings.append(f"{path}: holds another round, which belongs at {one.cell.metrics(root, one.seed)}; left out")
+            continue
+        found.setdefault(one.cell, []).append(one)
+    return {cell: sorted(rounds, key=lambda one: one.seed) for cell, rounds in found.items()}
+
+
+def _make(one: Round) -> str:
+    """What the rounds of a cell share: settings, code, and every input but the episodes."""
+    found = one.provenance
+    return digest([found.settings, found.code, {name: value for name, value in found.inputs.items() if name != "episodes"}])
+
+
+def _of_one_make(rounds: Sequence[Round], warnings: list[str]) -> list[Round]:
+    """The rounds made as the newest was: a mean over two models, while a cell is tested anew, would be of neither."""
+    if not rounds:
+        return []
+    newest = _make(max(rounds, key=lambda one: one.path.stat().st_mtime))
+    warnings += [
+        f"{one.path}: of another model, settings or code than newer seeds beside it; left out" for one in rounds if _make(one) != newest
+    ]
+    return [one for one in rounds if _make(one) == newest]
+
+
+def _cell_record(cell: Cell, run: Run | None, rounds: list[Round], warnings: list[str]) -> Record:
+    """The parent run: training from the journal, where the method is trained, and the mean over the rounds below it."""
+    key = cell.folder(Path()).as_posix()
+    name = f"{cell.dataset} {cell.method} fold {cell.fold} {cell.shot}-shot"
+    params = {name: str(value) for name, value in cell.as_dict().items()}
+    if run is None:
+        times = [one.path.stat().st_mtime for one in rounds]
+        tags = {"symnet.settings": rounds[0].provenance.settings, "symnet.code": rounds[0].provenance.code}
+        record = Record(key, _make(rounds[0]), "cell", name, "FINISHED", min(times), max(times), params, tags)
+    else:
+        status = "KILLED" if run.status == "RUNNING" and is_alive(run) is False else run.status
+        end = None if status == "RUNNING" else run.ended or run.last
+        record = Record(key, run.id, "cell", name, status, run.started, end, params | flatten(run.params), _run_tags(run))
+        record.metrics = {(metric_name(key), step): at for key, steps in run.metrics.items() for step, at in steps.items()}
+        if rounds and status != "FINISHED":
+            warnings.append(f"{key}: {len(rounds)} metric files of an earlier run are left out: its training is {status}")
+            return record
+    record.children = [_round_record(key, one) for one in rounds]
+    for name in sorted({name for child in record.children for name, _ in child.metrics if name.endswith(("miou", "fb_iou"))}):
+        values = [child.metrics[name, 0][0] for child in record.children if (name, 0) in child.metrics]
+        # the step is the number of seeds: a seed that comes later adds a point and changes none
+        record.metrics[name, len(values)] = (fsum(values) / len(values), max(child.start for child in record.children))
+    return record
+
+
+def _run_tags(run: Run) -> dict[str, str]:
+    tags = {f"symnet.{name}": str(value) for name, value in run.tags.items()}
+    tags |= {"symnet.settings": run.id, "symnet.resumed": str(run.resumed), "symnet.host": run.host}
+    if run.reason:
+        tags["symnet.reason"] = run.reason[:LONGEST_PARAM]
+    if "git_commit" in run.tags:
+        tags["mlflow.source.git.commit"] = run.tags["git_commit"]  # the column Version of MLflow's pages
+    return tags
+
+
+def _round_record(parent: str, one: Round) -> Record:
+    """The run of one seed: mIoU, FB-IoU and per-class IoU of each output, at both scorings."""
+    made = one.path.stat().st_mtime
+    params = {"seed": str(one.seed), "episodes": str(one.payload["episodes"]), "protocol": str(one.payload["protocol_stamp"])}
+    params |= flatten({"protocol": one.payload["protocol"], "left_out": one.payload["left_out"]})
+    tags = {"symnet.settings": one.provenance.settings, "symnet.code": one.provenance.code}
+    record = Record(f"{parent}/seed{one.seed}", file_digest(one.path), "seed", f"seed {one.seed}", "FINISHED", made, made, params, tags)
+    for output, scored in one.payload["outputs"].items():
+        for scoring in SCORINGS:
+            counts, prefix = scored[scoring], f"{output}.{scoring}"
+            values = {f"{prefix}.miou": mean_iou(counts), f"{prefix}.fb_iou": fb_iou(counts)}
+            values |= {f"{prefix}.iou.{name}": value for name, value in class_iou(counts).items()}
+            record.metrics |= {(metric_name(name), 0): (value, made) for name, value in values.items()}
+    return record
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"train": {"lr": 0.05}} -> {"train.lr": "0.05"}: MLflow's params. What is not text is written as JSON."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= flatten(value, f"{prefix}{name}.")
+        else:
+            found[metric_name(f"{prefix}{name}")] = (value if isinstance(value, str) else canonical(value))[:LONGEST_PARAM]
+    return found
+
+
+def metric_name(name: str) -> str:
+    """`name` with what MLflow refuses in a name of a metric or param as `_` and its code point, so that two names stay two."""
+    return re.sub(r"[^A-Za-z0-9_.\- ]", lambda found: f"_{ord(found[0]):x}", name)

@@ -1,0 +1,115 @@
+"""Where every cell of an experiment stands, from its journals and metric files alone: no Snakemake, no tracker."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from symnet.cells import Cell
+from symnet.errors import UserError, one_line
+from symnet.journal import Run, is_alive, read_journal
+from symnet.methods import METHODS
+from symnet.progress import duration
+
+# In the order in which a cell passes through them; the last three say that something is to be done.
+STATES = ("waiting", "training", "testing", "done", "stopped", "died", "failed")
+SILENT = 600.0  # seconds without a line after which a run on another host is told to be silent
+RECENT = 10  # logged points that the speed is taken from
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One cell: its state, how many of its test rounds are there, and a word on it (progress, or what went wrong and where to look)."""
+
+    cell: Cell
+    state: str
+    tested: int
+    seeds: int
+    told: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**self.cell.as_dict(), **{k: v for k, v in asdict(self).items() if k != "cell"}}
+
+
+def standings(root: Path, now: float | None = None) -> list[Standing]:
+    """Every cell that the experiment `root` (results/{experiment}) expects. Raises `UserError` where none is known."""
+    now = time.time() if now is None else now
+    path = root / "settings" / "tables.json"
+    try:
+        expected = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{root}: no experiment there; `snakemake -n all` with its file makes it known") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); `snakemake -n all` writes it anew") from None
+    trained = {name for name, method in expected.get("rows", {}).items() if METHODS[method].trained}
+    return [_standing(root, Cell(**cell), expected["seeds"], trained, now) for cell in expected["cells"]]
+
+
+def _standing(root: Path, cell: Cell, seeds: Sequence[int], trained: Iterable[str], now: float) -> Standing:
+    tested = sum(cell.metrics(root, seed).is_file() for seed in seeds)
+    if tested == len(seeds):
+        return Standing(cell, "done", tested, len(seeds))
+    run = _last_run(cell.journal(root)) if cell.method in trained else None
+    if run is None:
+        state = "testing" if tested else "waiting"
+        return Standing(cell, state, tested, len(seeds))
+    state, told = _of_run(run, now)
+    if state in ("failed", "died"):
+        told = f"{told}; log: {root / 'logs' / cell.folder(Path()).parent / f'train-shot{cell.shot}.log'}"
+    return Standing(cell, state, tested, len(seeds), one_line(told))
+
+
+def _last_run(path: Path) -> Run | None:
+    try:
+        runs = read_journal(path)
+    except OSError:
+        return None
+    return runs[-1] if runs else None
+
+
+def _of_run(run: Run, now: float) -> tuple[str, str]:
+    """State and words of a training run whose cell is not wholly tested."""
+    if run.status == "FINISHED":
+        return "testing", "trained"
+    if run.status == "FAILED":
+        return "failed", run.reason
+    if run.status == "KILLED":
+        return "stopped", run.reason
+    if is_alive(run) is False:
+        return "died", f"{_progress(run)}; its state is saved, run again"
+    quiet = now - run.last
+    silent = f", silent for {duration(quiet)}" if quiet > SILENT else ""
+    return "training", f"{_progress(run)}, on {run.host}{silent}"
+
+
+def _progress(run: Run) -> str:
+    """`step 120 of 500, 13 episodes/s, ETA 4 min`, as far as the journal tells."""
+    points = sorted((moment, step) for step, (_, moment) in run.metrics.get("loss", {}).items())[-RECENT:]
+    if not points:
+        return "before its first steps"
+    (first, start), (last, step) = points[0], points[-1]
+    total, batch = run.tags.get("steps", ""), run.params.get("train", {}).get("batch_size")
+    words = [f"step {step}" + (f" of {total}" if total else "")]
+    if last > first:
+        rate = (step - start) / (last - first)  # steps a second
+        words += [f"{rate * batch:.3g} episodes/s"] if batch else []
+        words += [f"ETA {duration((int(total) - step) / rate)}"] if total.isdecimal() and rate > 0 else []
+    return ", ".join(words)
+
+
+def in_text(found: Sequence[Standing]) -> str:
+    """The standings as plain columns, after a line that counts them."""
+    counts = Counter(one.state for one in found)
+    head = f"{len(found)} cells: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    rows = [("dataset", "backbone", "fold", "row", "shot", "state", "tested", "")]
+    for one in found:
+        cell = one.cell
+        rows.append(
+            (cell.dataset, cell.backbone, str(cell.fold), cell.method, str(cell.shot), one.state, f"{one.tested}/{one.seeds}", one.told)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join([head, "", *("  ".join(w.ljust(n) for w, n in zip(row, widths, strict=True)).rstrip() for row in rows)])
