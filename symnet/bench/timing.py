@@ -98,7 +98,7 @@ def values_of(held: Any) -> dict[str, Tensor]:
 
 
 def gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
-    """Of every parameter that trains, by name. Those of a few numbers are joined: each is a sum over all pixels, which may nearly cancel."""
+    """Of every parameter that trains, by name. Those of a few numbers are joined: sums over all pixels, they may nearly cancel."""
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     whole = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
     small = [gradient.flatten() for gradient in whole.values() if gradient.numel() < SMALL]
