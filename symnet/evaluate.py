@@ -25,6 +25,7 @@ from symnet.errors import UserError, one_line
 from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
 from symnet.metrics import protocol_stamp
+from symnet.model.resize import resize
 from symnet.progress import progress
 from symnet.protocols import SCORINGS
 from symnet.recorded import EpisodeRecords
@@ -119,22 +120,24 @@ class Tester:
         """The counts of a round, all scorings of the same predictions. what: the work, in words."""
         source = self.source if records is None else self.source.only(self.base.backbone.mid_blocks)
 
-        def load(places: range) -> tuple[Any, dict[str, Tensor] | None]:
-            return source.load(requests_of([episodes[i] for i in places])), None if records is None else records.read(places)
+        def load(places: range) -> tuple[Any, dict[str, Tensor] | None, list[np.ndarray]]:
+            piece = [episodes[i] for i in places]
+            record = None if records is None else records.read(places)
+            return source.load(requests_of(piece)), record, [_truth(self.reader, episode) for episode in piece]
 
-        size = self.settings.evaluate.batch_size
-        pieces = [range(i, min(i + size, len(episodes))) for i in range(0, len(episodes), size)]
+        batch_size, size = self.settings.evaluate.batch_size, self.settings.pixels.size
+        pieces = [range(i, min(i + batch_size, len(episodes))) for i in range(0, len(episodes), batch_size)]
         counts = Counts()
         work = ahead(load, ((episodes[p.start : p.stop], p) for p in pieces))
-        for piece, (loaded, record) in progress(work, len(pieces), what):
+        for piece, (loaded, record, truth) in progress(work, len(pieces), what):
             found = source.features(loaded)
             on = None if record is None else {name: values.to(found.mask.device).float() for name, values in record.items()}
             batch = make_batch(piece, found, self.vectors, self.base.classes, on)
             classes = [self.names[episode.class_index - 1] for episode in piece]
-            truth = [_truth(self.reader, episode) for episode in piece]
             for output, logits in self.method.predict(self.base.backbone, batch).items():
-                counts.add_padded(output, logits, batch.query_mask, classes)
-                counts.add_original(output, logits, truth, found.placed, self.settings.pixels.size, classes)
+                full = resize(logits.float(), size)  # once for all scorings
+                counts.add_padded(output, full, batch.query_mask, classes)
+                counts.add_original(output, full, truth, found.placed, size, classes)
         if records is not None:
             records.close()
         return counts

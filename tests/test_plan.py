@@ -118,7 +118,8 @@ def test_jobs_are_told_where_they_run_and_keep_their_memory(tmp_path: Path, monk
 def test_records_are_for_rows_that_read_them_where_test_features_are_cached(tmp_path: Path) -> None:
     variants = {"none": {"method": "symnet", "model": {"prior": "pfenet", "apa": False, "tdc": False}}}
     off = {2: {"features": {"records": False}}, 3: {"features": {"cache_test": False}}}
-    plan = plan_of("demo.yaml", tmp_path, methods=["prototype", "symnet", "none"], variants=variants, folds=off, seeds=[3, 4])
+    rows = {"methods": ["prototype", "symnet", "none"], "variants": variants}
+    plan = plan_of("demo.yaml", tmp_path, **rows, folds=off, seeds=[3, 4], features={"records": True})
     folder = tmp_path / "results" / "demo" / "shapes" / "efficientnet_lite0" / "fold1" / "records"
     wanted = {"prototype": (), "symnet": ("spm", "tdc"), "none": ("pfenet",)}
     for row, parts in wanted.items():
