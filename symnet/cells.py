@@ -1,8 +1,11 @@
 """Where things lie under results/{experiment}: the one place that knows the names of files."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from symnet.artifacts import Provenance
 
 
 @dataclass(frozen=True, order=True)
@@ -36,6 +39,17 @@ class Cell:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Round:
+    """One seed: its manifest, what is to be written, and its provenance. `records`: its record sets by part, where there are some."""
+
+    seed: int
+    manifest: Path
+    out: Path
+    provenance: Provenance
+    records: Mapping[str, Path] = field(default_factory=dict)
+
+
 def fold_folder(root: Path, dataset: str, backbone: str, fold: int) -> Path:
     """What a fold's cells share: base learner and features."""
     return root / dataset / backbone / f"fold{fold}"
@@ -44,3 +58,8 @@ def fold_folder(root: Path, dataset: str, backbone: str, fold: int) -> Path:
 def lists_folder(root: Path, dataset: str, fold: int) -> Path:
     """A fold's image lists and episode manifests; they do not depend on the backbone."""
     return root / dataset / "lists" / f"fold{fold}"
+
+
+def record_set(folder: Path, part: str, shot: int | str, seed: int | str) -> Path:
+    """A round's record set; `folder` is `records` of a fold."""
+    return folder / part / f"shot{shot}" / f"seed{seed}.json"

@@ -196,13 +196,18 @@ class BaseSettings(OptimiserSettings):
 
 
 class FeatureSettings(Section):
-    """The HDF5 cache of block maps."""
+    """What is kept in HDF5 of the frozen backbone: block maps of images, records of test episodes."""
 
     cache_test: bool = Field(True, description="cache the test images' block maps; false: evaluation recomputes them")
     train_views: int = Field(
         0, ge=0, description="fixed, seeded, augmented views of each training image; 0: training augments and recomputes"
     )
-    dtype: Literal["float16", "float32"] = Field("float16", description="number format of the cached maps")
+    records: bool = Field(
+        True,
+        description="with cache_test: what of a test episode no trained weight changes (correlations, priors) is computed once for all "
+        "rows, and when a row is trained anew; PASCAL 0.6 GB a fold and shot; false: by each evaluation",
+    )
+    dtype: Literal["float16", "float32"] = Field("float16", description="number format of cached maps and records")
     seed: int = Field(0, ge=0, description="seed of the views")
 
 

@@ -1,16 +1,18 @@
 """Testing a method on a fold: one round of written episodes a seed, integer counts per class."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from symnet.artifacts import Provenance, write_json
+from symnet.artifacts import write_json
 from symnet.backbones.base import load_exactly
-from symnet.base_learner import load_base
-from symnet.cells import Cell
+from symnet.base_learner import BaseLearner, load_base
+from symnet.cells import Cell, Round
 from symnet.checkpoint import load_tensors
 from symnet.config import Settings
 from symnet.data.classes import class_names
@@ -23,18 +25,21 @@ from symnet.errors import UserError, one_line
 from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
 from symnet.metrics import protocol_stamp
+from symnet.model.resize import resize
 from symnet.prefetch import ahead
 from symnet.progress import progress
 from symnet.protocols import SCORINGS
+from symnet.recorded import EpisodeRecords
 from symnet.scoring import Counts
-from symnet.sources import make_batch, open_source, requests_of
+from symnet.sources import Source, make_batch, open_source, requests_of
 
 STAGE = "evaluate"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files an evaluation reads. `features`: the test cache, None to recompute; `model`: None for a method that is not trained.
+    """Files an evaluation reads, beside those of each round. `features`: the test cache, None to recompute; `model`: None for a method
+    that is not trained.
 
     `store`: where images are kept decoded, None to decode them.
     """
@@ -45,16 +50,6 @@ class Inputs:
     features: Path | None
     model: Path | None
     store: Store | None = None
-
-
-@dataclass(frozen=True)
-class Round:
-    """One seed: its manifest, where its counts go, and their provenance."""
-
-    seed: int
-    manifest: Path
-    out: Path
-    provenance: Provenance
 
 
 @torch.no_grad()
@@ -90,22 +85,63 @@ def evaluate(
             f"{inputs.base}: was trained on {', '.join(seen)}, which fold {cell.fold} tests; give the base learner of that fold"
         )
     dropped = {names[c - 1]: reason for c, reason in left_out(read_fold_list(inputs.test_list), cell.shot, novel).items()}
+    tester = Tester(settings, base, method, source, reader, names, torch.from_numpy(vectors))
     for one in rounds:
         episodes = read_manifest(one.manifest)
-        size = settings.evaluate.batch_size
-        pieces = [episodes[i : i + size] for i in range(0, len(episodes), size)]
-        counts = Counts()
-        work = ((piece, requests_of(piece)) for piece in pieces)
-        what = f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, seed {one.seed}"
-        for piece, loaded in progress(ahead(source.load, work), len(pieces), what):
-            found = source.features(loaded)
-            batch = make_batch(piece, found, torch.from_numpy(vectors), base.classes)
-            classes = [names[episode.class_index - 1] for episode in piece]
-            truth = [_truth(reader, episode) for episode in piece]
-            for output, logits in method.predict(base.backbone, batch).items():
-                counts.add_padded(output, logits, batch.query_mask, classes)
-                counts.add_original(output, logits, truth, found.placed, settings.pixels.size, classes)
+        records = _records(one, method_name, settings, inputs.features)
+        counts = tester.count(episodes, records, f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, seed {one.seed}")
         write_json(one.out, _payload(settings, cell, method_name, experiment, one.seed, counts, dropped, len(episodes)), one.provenance)
+
+
+def _records(one: Round, method: str, settings: Settings, features: Path | None) -> EpisodeRecords | None:
+    """A round's records, those parts that the method reads; None where it reads none or has none. Raises `UserError`."""
+    parts = METHODS[method].records(settings) if one.records else ()
+    if not parts:
+        return None
+    if features is None:
+        raise UserError("--records: found without --features, the cache that they were made from; give both")
+    if missing := [part for part in parts if part not in one.records]:
+        raise UserError(f"seed {one.seed}: no records of part {missing[0]}, which {method} reads with these settings")
+    return EpisodeRecords({part: one.records[part] for part in parts}, one.manifest, features)
+
+
+@dataclass(frozen=True)
+class Tester:
+    """What tests one round after another. names: of the classes, index 1 first; vectors [classes, T]."""
+
+    settings: Settings
+    base: BaseLearner
+    method: Method
+    source: Source
+    reader: Reader
+    names: Sequence[str]
+    vectors: Tensor
+
+    def count(self, episodes: Sequence[Episode], records: EpisodeRecords | None, what: str) -> Counts:
+        """The counts of a round, all scorings of the same predictions. what: the work, in words."""
+        source = self.source if records is None else self.source.only(self.base.backbone.mid_blocks)
+
+        def load(places: range) -> tuple[Any, dict[str, Tensor] | None, list[np.ndarray]]:
+            piece = [episodes[i] for i in places]
+            record = None if records is None else records.read(places)
+            return source.load(requests_of(piece)), record, [_truth(self.reader, episode) for episode in piece]
+
+        batch_size, size = self.settings.evaluate.batch_size, self.settings.pixels.size
+        pieces = [range(i, min(i + batch_size, len(episodes))) for i in range(0, len(episodes), batch_size)]
+        counts = Counts()
+        work = ahead(load, ((episodes[p.start : p.stop], p) for p in pieces))
+        for piece, (loaded, record, truth) in progress(work, len(pieces), what):
+            found = source.features(loaded)
+            on = None if record is None else {name: values.to(found.mask.device).float() for name, values in record.items()}
+            batch = make_batch(piece, found, self.vectors, self.base.classes, on)
+            classes = [self.names[episode.class_index - 1] for episode in piece]
+            for output, logits in self.method.predict(self.base.backbone, batch).items():
+                full = resize(logits.float(), size)  # once for all scorings
+                counts.add_padded(output, full, batch.query_mask, classes)
+                counts.add_original(output, full, truth, found.placed, size, classes)
+        if records is not None:
+            records.close()
+        return counts
 
 
 def _load(method: Method, model: Path | None, name: str, shot: int, settings: Settings) -> None:

@@ -1,25 +1,21 @@
 """The HDF5 cache of block maps, per fold, from the base learner's frozen backbone.
 
-A cache is a manifest (a JSON artifact, the declared output) and shards beside it, `{manifest stem}-{key}/00000.h5`, at most
-`SHARD_BYTES` each. A shard is written whole and its sha256 kept; a run that was killed goes on with the shards it finished, for
-`key` says what they were made from. One row is one view of one image: `view` -1 is the fixed test transform, 0.. are seeded
-augmentations. A shard holds, per row: `maps` [N], the numbers of all block maps in turn (their sides may differ; the manifest's `shapes`
-[[C, H, W], ...] split them again); `base` [1 + n, H, W], the base learner's logits; `mask` [S, S], the index mask after the same
-transform; `placed` and `original`, (height, width) in and before it.
+A cache is a manifest (a JSON artifact, the declared output) and `symnet.shards` beside it. One row is one view of one image: `view` -1
+is the fixed test transform, 0.. are seeded augmentations. Its columns: `maps` [N], the numbers of all block maps in turn (their sides may
+differ; the manifest's `shapes` [[C, H, W], ...] split them again); `base` [1 + n, H, W], the base learner's logits; `mask` [S, S], the
+index mask after the same transform; `placed` and `original`, (height, width) in and before it.
 """
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
-from symnet.artifacts import Provenance, digest, file_digest, read_json, replacing, write_json, write_text
+from symnet.artifacts import Provenance, digest, read_json, write_json
 from symnet.base_learner import BaseLearner, load_base
 from symnet.config import Settings
 from symnet.data.episodes import holdout
@@ -28,7 +24,7 @@ from symnet.data.readers import Reader, Split, open_reader
 from symnet.data.stored import Store
 from symnet.data.transforms import augment, fit, only_classes
 from symnet.errors import UserError
-from symnet.progress import progress
+from symnet.shards import Columns, Shards, remove_others, write_shards
 
 STAGE = "features"
 FIXED = -1
@@ -124,19 +120,16 @@ def make_features(
     reader = open_reader(settings.data, settings.protocol, data_root, store=store)
     size = settings.pixels.size
     key = digest([provenance.settings, provenance.code, provenance.inputs, split])[:12]
-    folder = out.parent / f"{out.stem}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         shapes = [m.shape[1:] for m in base.backbone(torch.zeros(1, 3, size, size, device=device))]
-    bytes_a_row = sum(shape.numel() for shape in shapes) * np.dtype(settings.features.dtype).itemsize
-    per_shard = max(BATCH, SHARD_BYTES // bytes_a_row)
-    shards = []
-    pieces = [rows[i : i + per_shard] for i in range(0, len(rows), per_shard)]
-    for number, piece in enumerate(progress(pieces, len(pieces), f"features, {split} shards")):
-        path = folder / f"{number:05d}.h5"
-        shards.append(
-            {"file": f"{folder.name}/{path.name}", "rows": len(piece), "sha256": _shard(path, settings, reader, split, piece, base, device)}
+    bytes_a_batch = BATCH * sum(shape.numel() for shape in shapes) * np.dtype(settings.features.dtype).itemsize
+    batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+
+    def columns(rows: Sequence[Row]) -> Columns:
+        return _columns(
+            settings.features.dtype, rows, [make_view(settings, reader, split, row, base.classes) for row in rows], base, device
         )
+
     payload = {
         "split": split,
         "rows": [list(row) for row in rows],
@@ -144,43 +137,30 @@ def make_features(
         "side": base.backbone.side(size),
         "size": size,
         "dtype": settings.features.dtype,
-        "shards": shards,
+        "shards": write_shards(out, key, batches, columns, max(1, SHARD_BYTES // bytes_a_batch), f"features, {split}"),
     }
     write_json(out, payload, provenance)
-    for old in out.parent.glob(f"{out.stem}-*"):
-        if old.is_dir() and old != folder:
-            shutil.rmtree(old)
+    remove_others(out, key)
 
 
-def _shard(path: Path, settings: Settings, reader: Reader, split: Split, rows: list[Row], base: BaseLearner, device: torch.device) -> str:
-    """Write one shard, or find it whole from a run before. Returns its sha256."""
-    note = path.with_suffix(".sha256")
-    if path.is_file() and note.is_file() and note.read_text() == file_digest(path):
-        return note.read_text()
-    with replacing(path) as partial, h5py.File(partial, "w", track_order=False) as file:
-        for start in range(0, len(rows), BATCH):
-            piece = rows[start : start + BATCH]
-            views = [make_view(settings, reader, split, row, base.classes) for row in piece]
-            maps, logits = compute(base, views, device)
-            joined = torch.cat([m.flatten(1) for m in maps], 1).cpu().numpy().astype(settings.features.dtype)  # [n, N]
-            if not np.isfinite(joined).all():
-                raise UserError(
-                    f"features of {piece[0][0]}..{piece[-1][0]}: not finite as {settings.features.dtype}; set features.dtype to float32"
-                )
-            columns = {
-                "maps": joined,
-                "base": logits.float().cpu().numpy(),
-                "mask": torch.stack([view.mask for view in views]).numpy(),
-                "placed": np.array([view.placed for view in views], np.int32),
-                "original": np.array([view.original for view in views], np.int32),
-            }
-            for name, values in columns.items():
-                if start == 0:
-                    file.create_dataset(name, (len(rows), *values.shape[1:]), values.dtype, track_times=False)
-                file[name][start : start + len(piece)] = values
-    sha = file_digest(path)
-    write_text(note, sha)
-    return sha
+def _columns(dtype: str, rows: Sequence[Row], views: Sequence[View], base: BaseLearner, device: torch.device) -> Columns:
+    """The columns of rows whose `views` these are."""
+    maps, logits = compute(base, views, device)
+    return {
+        "maps": as_numbers(torch.cat([m.flatten(1) for m in maps], 1), dtype, f"features of {rows[0][0]}..{rows[-1][0]}"),
+        "base": logits.float().cpu().numpy(),
+        "mask": torch.stack([view.mask for view in views]).numpy(),
+        "placed": np.array([view.placed for view in views], np.int32),
+        "original": np.array([view.original for view in views], np.int32),
+    }
+
+
+def as_numbers(values: Tensor, dtype: str, what: str) -> np.ndarray:
+    """`values` in the number format of `features.dtype`. Raises `UserError` where one is not finite in it."""
+    found = values.cpu().numpy().astype(dtype)
+    if not np.isfinite(found).all():
+        raise UserError(f"{what}: not finite as {dtype}; set features.dtype to float32")
+    return found
 
 
 class FeatureCache:
@@ -188,38 +168,30 @@ class FeatureCache:
 
     def __init__(self, manifest: Path) -> None:
         payload, self.provenance = read_json(manifest, STAGE)
+        self.manifest = manifest
         self.shapes: list[list[int]] = payload["shapes"]
         self.size: int = payload["size"]
         self.side: int = payload["side"]
         self.rows: dict[Row, int] = {(image, view): i for i, (image, view) in enumerate(payload["rows"])}
-        self._starts = np.cumsum([0, *(shard["rows"] for shard in payload["shards"])])
-        self._paths = [manifest.parent / shard["file"] for shard in payload["shards"]]
-        for path, shard in zip(self._paths, payload["shards"], strict=True):
-            if not path.is_file():
-                raise UserError(f"{path}: shard of {manifest} not found; delete {manifest} and run again")
-            if file_digest(path) != shard["sha256"]:
-                path.unlink()
-                raise UserError(f"{path}: shard does not match its sha256: damaged, now removed; delete {manifest} and run again")
-        self._files: dict[int, h5py.File] = {}
+        self._ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
+        self._shards = Shards(manifest, payload["shards"])
 
-    def read(self, rows: Sequence[int], names: Sequence[str] = ("maps", "base", "mask", "placed", "original")) -> dict[str, Tensor]:
+    def read(self, rows: Sequence[int], names: Sequence[str] = ("base", "mask", "placed", "original")) -> dict[str, Tensor]:
         """The named columns of rows, stacked in their order."""
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for row in rows:
-            shard = int(np.searchsorted(self._starts, row, side="right")) - 1
-            if shard not in self._files:
-                self._files[shard] = h5py.File(self._paths[shard], "r")
-            for name in names:
-                columns[name].append(self._files[shard][name][row - self._starts[shard]])
-        return {name: torch.from_numpy(np.stack(values)) for name, values in columns.items()}
+        return {name: self._shards.read(rows, name) for name in names}
 
-    def split(self, maps: Tensor) -> list[Tensor]:
-        """The column `maps` [n, N] -> block maps [n, C_i, H_i, W_i], float32."""
-        pieces = maps.float().split([math.prod(shape) for shape in self.shapes], 1)
-        return [piece.unflatten(1, shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+    def maps(self, rows: Sequence[int], blocks: Sequence[int] | None = None) -> Tensor:
+        """Block maps of rows, their numbers in turn: [n, N]. blocks: those wanted, and nothing else is read; None: all."""
+        if blocks is None:
+            return self._shards.read(rows, "maps")
+        return self._shards.read(rows, "maps", [slice(self._ends[i] - math.prod(self.shapes[i]), self._ends[i]) for i in blocks])
+
+    def split(self, maps: Tensor, blocks: Sequence[int] | None = None) -> list[Tensor]:
+        """What `maps` read -> block maps [n, C_i, H_i, W_i], float32."""
+        shapes = self.shapes if blocks is None else [self.shapes[i] for i in blocks]
+        pieces = maps.float().split([math.prod(shape) for shape in shapes], 1)
+        return [piece.unflatten(1, shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def close(self) -> None:
         """Close the shards."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        self._shards.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 from symnet.artifacts import write_text_if_changed
 from symnet.backbones import weights_path
-from symnet.cells import Cell, fold_folder, lists_folder
+from symnet.cells import Cell, fold_folder, lists_folder, record_set
 from symnet.config import Settings
 from symnet.data.catalogue import CATALOGUE, load_catalogue
 from symnet.data.folds import refresh_folds
@@ -106,6 +106,15 @@ class Plan:
         """The fold's feature cache of a split; none where it is not cached."""
         folder = fold_folder(self.folder, dataset, self.backbone(dataset), int(fold))
         return [str(folder / f"features_{split}.json")] if self.cached(split, dataset, fold) else []
+
+    def record_files(self, dataset: str, fold: int | str, row: str, shot: int | str) -> list[str]:
+        """The episode records that a row's tests read; none where its method reads none, where they are off, or without a feature cache."""
+        settings = self.settings(dataset, int(fold), row)
+        if not (settings.features.records and settings.features.cache_test):
+            return []
+        folder = fold_folder(self.folder, dataset, self.backbone(dataset), int(fold)) / "records"
+        parts = METHODS[self.method_of(row)].records(settings)
+        return [str(record_set(folder, part, shot, seed)) for part in parts for seed in self.seeds]
 
     def store_files(self) -> list[str]:
         """The image stores of those data sets that have one."""
@@ -230,7 +239,7 @@ class Plan:
             for stage in ("shapes", "masks", "folds", "counts", "store", "embeddings"):
                 yield self._slice(stage, dataset, None)
             for fold in self.folds(dataset):
-                for stage in ("episodes", "base", "features_test", "features_train"):
+                for stage in ("episodes", "base", "features_test", "features_train", "records"):
                     yield self._slice(stage, dataset, fold)
                 for row in self.rows:
                     for stage in ("train", "evaluate"):

@@ -99,9 +99,10 @@ def _rounds(root: Path, warnings: list[str]) -> dict[Cell, list[Round]]:
 
 
 def _make(one: Round) -> str:
-    """What the rounds of a cell share: settings, code, and every input but the episodes."""
+    """What the rounds of a cell share: settings, code, and every input but the episodes and their records."""
     found = one.provenance
-    return digest([found.settings, found.code, {name: value for name, value in found.inputs.items() if name != "episodes"}])
+    own = ("episodes", "records")
+    return digest([found.settings, found.code, {name: value for name, value in found.inputs.items() if not name.startswith(own)}])
 
 
 def _of_one_make(rounds: Sequence[Round], warnings: list[str]) -> list[Round]:

@@ -1,15 +1,16 @@
 """Where an episode's features come from: the cache, or the images themselves. Both give the same `EpisodeBatch`.
 
 A source works in two steps, so that the first can run ahead in a thread: `load` reads rows on the host, `features` makes block maps of
-them on the device.
+them on the device. `only` is the same source for those who have episode records, and need few of the maps.
 """
 
+import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Features:
     """Features and masks of n rows; masks are index masks at the network's size."""
 
     maps: list[Tensor]  # [n, C_i, H_i, W_i]
-    base: Tensor  # [n, 1 + base classes, H, W]
+    base: Tensor | None  # [n, 1 + base classes, H, W]; None of `Source.only`
     mask: Tensor  # [n, S, S] uint8
     placed: Tensor  # [n, 2] (height, width) of the image inside the square
     original: Tensor  # [n, 2] (height, width) of the file
@@ -61,6 +62,9 @@ class Source(Protocol):
     def features(self, loaded: Any) -> Features:
         """Block maps of what `load` returned, on the device."""
 
+    def only(self, blocks: Sequence[int]) -> "Source":
+        """The same, which gives these block maps alone and no base logits."""
+
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """The index masks that `load` would read, [n, S, S] uint8, and nothing else. Safe in another thread."""
 
@@ -71,6 +75,7 @@ class CacheSource:
     def __init__(self, manifest: Path, device: torch.device) -> None:
         self.cache = FeatureCache(manifest)
         self.device, self.side = device, self.cache.side
+        self._blocks: Sequence[int] | None = None
         self._shown: dict[str, list[tuple[int, frozenset[int]]]] = {}
         views = [(row, index) for row, index in self.cache.rows.items() if row[1] != FIXED]
         for (image, _), index in views:
@@ -79,12 +84,20 @@ class CacheSource:
 
     def load(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """Columns of the cache, in order."""
-        return self.cache.read([self._row(request) for request in requests])
+        rows = [self._row(request) for request in requests]
+        names = ("mask", "placed", "original", *(["base"] if self._blocks is None else []))
+        return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self._blocks)}
 
     def features(self, loaded: dict[str, Tensor]) -> Features:
         """To the device, as float32."""
         on = {name: value.to(self.device) for name, value in loaded.items()}
-        return Features(self.cache.split(on["maps"]), on["base"], on["mask"], on["placed"], on["original"])
+        return Features(self.cache.split(on["maps"], self._blocks), on.get("base"), on["mask"], on["placed"], on["original"])
+
+    def only(self, blocks: Sequence[int]) -> "CacheSource":
+        """The same cache, of which nothing else is read."""
+        found = copy.copy(self)
+        found._blocks = blocks
+        return found
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """One column of the cache, in order."""
@@ -105,6 +118,17 @@ class _Images:
         self.settings, self.reader, self.split, self.base, self.device = settings, reader, split, base.to(device), device
         self.side = base.backbone.side(settings.pixels.size)
         self._pool = ThreadPoolExecutor(workers)
+        self._blocks: Sequence[int] | None = None
+
+    def only(self, blocks: Sequence[int]) -> Self:
+        """The same images; all of the backbone runs, and the rest is dropped."""
+        found = copy.copy(self)
+        found._blocks = blocks
+        return found
+
+    def _kept(self, maps: list[Tensor], base: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Of a forward, what was asked for."""
+        return (maps, base) if self._blocks is None else ([maps[i] for i in self._blocks], None)
 
 
 class ImageSource(_Images):
@@ -119,7 +143,7 @@ class ImageSource(_Images):
         maps, base = compute(self.base, loaded, self.device)
         mask = torch.stack([view.mask for view in loaded]).to(self.device)
         placed, original = (torch.tensor([getattr(view, name) for view in loaded]) for name in ("placed", "original"))
-        return Features(maps, base, mask, placed, original)
+        return Features(*self._kept(maps, base), mask, placed, original)
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """The images are read and transformed as well: what a crop shows of a mask depends on them."""
@@ -156,7 +180,7 @@ class DeviceImageSource(_Images):
         """To the device in one copy, transformed, and through the backbone as one batch."""
         pixels = self.settings.pixels
         images, mask = transform(loaded.packed.to(self.device), pixels.size, pixels.antialias, self._table)
-        return Features(*forward(self.base, images), mask, loaded.placed, loaded.original)
+        return Features(*self._kept(*forward(self.base, images)), mask, loaded.placed, loaded.original)
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """On the device: the images are read and packed, but not transformed."""
@@ -206,28 +230,36 @@ def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None
     ]
 
 
+def arranged(episodes: Sequence[Episode], maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Maps [n, ...] of the rows of `requests_of(episodes)` -> [B, ...] of queries, [B, K, ...] of supports."""
+    count, shots = len(episodes), len(episodes[0].supports)
+    return [m[:count] for m in maps], [m[count:].unflatten(0, (count, shots)) for m in maps]
+
+
 def episode_masks(episodes: Sequence[Episode], mask: Tensor) -> tuple[Tensor, Tensor]:
     """Index masks [n, S, S] of the rows of `requests_of(episodes)` -> [B, S, S] of queries, [B, K, S, S] of supports, in {0, 1, 255}."""
-    count, shots = len(episodes), len(episodes[0].supports)
     wanted = torch.tensor([episode.class_index for episode in episodes])
-    of_row = send(torch.cat([wanted, wanted.repeat_interleave(shots)]), mask.device)[:, None, None]
-    own = torch.where(mask == 255, 255, (mask == of_row).to(torch.uint8))
-    return own[:count], own[count:].unflatten(0, (count, shots))
+    of_row = send(torch.cat([wanted, wanted.repeat_interleave(len(episodes[0].supports))]), mask.device)[:, None, None]
+    (query,), (support,) = arranged(episodes, [torch.where(mask == 255, 255, (mask == of_row).to(torch.uint8))])
+    return query, support
 
 
-def make_batch(episodes: Sequence[Episode], found: Features, vectors: Tensor, base_classes: Sequence[int]) -> EpisodeBatch:
-    """Arrange the rows of `requests_of(episodes)` as episodes. vectors [classes, T]: row c - 1 belongs to class c."""
-    count, shots = len(episodes), len(episodes[0].supports)
+def make_batch(
+    episodes: Sequence[Episode], found: Features, vectors: Tensor, base_classes: Sequence[int], record: dict[str, Tensor] | None = None
+) -> EpisodeBatch:
+    """Arrange the rows of `requests_of(episodes)` as episodes. vectors [classes, T]: row c - 1 belongs to class c; record: theirs."""
     device = found.mask.device
     wanted = torch.tensor([episode.class_index for episode in episodes])
+    query, support = arranged(episodes, found.maps)
     query_mask, support_mask = episode_masks(episodes, found.mask)
     position = {c: i for i, c in enumerate(base_classes)}
     return EpisodeBatch(
-        query=[m[:count] for m in found.maps],
-        support=[m[count:].unflatten(0, (count, shots)) for m in found.maps],
+        query=query,
+        support=support,
         query_mask=query_mask,
         support_mask=support_mask,
-        base_logits=found.base[:count],
+        base_logits=None if found.base is None else found.base[: len(episodes)],
         text=send(vectors[wanted - 1], device),
         base_index=send(torch.tensor([position.get(episode.class_index, -1) for episode in episodes]), device),
+        record=record,
     )

@@ -47,6 +47,7 @@ STAGES = {
         "symnet.features",
         ("data", *_LISTS, "pixels", *_NETWORK, "features.dtype", "features.train_views", "features.seed", "base.holdout", "base.seed"),
     ),
+    "records": Stage("symnet.records", ("pixels.size", *_NETWORK, "features.dtype")),
     "train": Stage(
         "symnet.train",
         ("data", *_LISTS, "pixels", *_NETWORK, "features.train_views", "base.holdout", "base.seed", "protocol.selection", "train"),

@@ -20,7 +20,7 @@ from symnet.artifacts import Provenance
 from symnet.base_learner import BaseLearner, load_base
 from symnet.checkpoint import load_latest, save_state, save_tensors
 from symnet.config import Settings
-from symnet.data.episodes import Episode, TrainingEpisodes, holdout
+from symnet.data.episodes import TrainingEpisodes, holdout
 from symnet.data.folds import FoldList, read_fold_list
 from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
@@ -28,14 +28,13 @@ from symnet.errors import UserError
 from symnet.journal import Journal
 from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
-from symnet.metrics import mean_iou
 from symnet.prefetch import Stall
 from symnet.progress import progress
 from symnet.runtime import StopSignal
 from symnet.schedule import poly_rate
-from symnet.scoring import Counts
-from symnet.sources import Source, make_batch, open_source, requests_of
+from symnet.sources import Source, make_batch, open_source
 from symnet.steps import MicroBatch, micro_batches
+from symnet.validation import Validation, validation_episodes
 from symnet.watch import Watch, observe
 
 STAGE = "train"
@@ -153,7 +152,9 @@ def train(
         tested = source
         if selection == "test_best":
             tested = open_source(settings, data_root, "test", inputs.test_features, base, device, inputs.store)
-        validation = Validation(_validation_episodes(settings, inputs, held, run.shots), tested)
+        chosen_on = validation_episodes(settings, held, inputs.test_list, run.shots)
+        size = settings.train.batch_size // settings.train.accumulate
+        validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size)
         method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
         trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
         found = load_latest(run.state, STAGE, run.provenance.settings)
@@ -177,14 +178,6 @@ def train(
         meta["model"] = settings.model.model_dump(mode="json") if "model" in METHODS[run.method].settings else None
         save_tensors(out, weights, meta | {"score": None if trainer.best is None else trainer.best[0]}, run.provenance)
         journal.end("FINISHED")
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What the weights are chosen on: fixed episodes, none where the last are taken, and the source of their images."""
-
-    episodes: list[Episode]
-    source: Source
 
 
 def _loop(
@@ -217,7 +210,7 @@ def _loop(
         trainer.advance()
         watch.add(trainer.step, seen, last=trainer.step == trainer.steps)
         if validation.episodes and (trainer.step % every == 0 or trainer.step == trainer.steps):
-            score = validate(trainer.method, validation.source, validation.episodes, base, vectors, t.batch_size // t.accumulate)
+            score = validation.score(trainer.method)
             journal.log(trainer.step, **{f"{settings.protocol.selection}.miou": score})
             if trainer.best is None or score > trainer.best[0]:
                 trainer.best = (score, trainer.weights())
@@ -237,41 +230,6 @@ def _gather(method: Method, base: BaseLearner, source: Source, piece: MicroBatch
     objective, parts, outputs = method.losses(base.backbone, batch, divisors)
     objective.backward()
     return observe(objective, parts, outputs, batch.query_mask)
-
-
-def _validation_episodes(settings: Settings, inputs: Inputs, held: FoldList, shots: int) -> list[Episode]:
-    """Fixed episodes: of base classes on held-out training images; for test_best of novel classes on the test list; for last, none.
-
-    They are drawn as training episodes are, with another seed: no test round, whatever its seed, shares that stream. Raises `UserError`
-    where the test list has no class with enough images; where the held-out images have none, that is told and the last weights are taken.
-    """
-    t = settings.train
-    selection = settings.protocol.selection
-    if selection == "last":
-        return []
-    try:
-        chosen_on = held if inputs.test_list is None else read_fold_list(inputs.test_list)
-        episodes = TrainingEpisodes(chosen_on, shots, t.seed + 1, "image")
-    except UserError:
-        if selection == "test_best":
-            raise
-        print(f"warning: no base class has {shots + 1} held-out images; the last weights are taken (raise base.holdout)", flush=True)
-        return []
-    return [episodes[i] for i in range(t.validation_episodes)]
-
-
-@torch.no_grad()
-def validate(method: Method, source: Source, episodes: list[Episode], base: BaseLearner, vectors: Tensor, batch_size: int) -> float:
-    """mIoU (percent, padded square) of the method's best output over validation episodes."""
-    method.eval()
-    counts = Counts()
-    for start in range(0, len(episodes), batch_size):
-        piece = episodes[start : start + batch_size]
-        batch = make_batch(piece, source.features(source.load(requests_of(piece))), vectors, base.classes)
-        for name, logits in method.predict(base.backbone, batch).items():
-            counts.add_padded(name, logits, batch.query_mask, [str(e.class_index) for e in piece])
-    method.train()
-    return max(mean_iou(per_class) for per_class in counts.of("padded").values())
 
 
 @contextmanager

@@ -103,6 +103,7 @@ def test_block_maps_and_levels(name: str, size: int) -> None:
     assert sum(backbone.groups) == len(maps)
     widths = (backbone.low_channels, backbone.mid_channels, backbone.high_channels)
     assert [tuple(level.shape) for level in levels] == [(1, c, h, h) for c in widths]
+    assert torch.equal(backbone.mid([maps[i] for i in backbone.mid_blocks]), levels.mid)
 
 
 @pytest.mark.parametrize(

@@ -68,10 +68,15 @@ def test_maps_of_several_sides_pass_through_the_cache(bench: Bench, tmp_path: Pa
     reader = open_reader(settings.data, settings.protocol, bench.root)
     rows = list(cache.rows)[:3]
     expected = base.backbone(torch.stack([make_view(settings, reader, "test", row).image for row in rows]))
-    column = cache.read([cache.rows[row] for row in rows], ["maps"])["maps"]
+    places = [cache.rows[row] for row in rows]
+    column = cache.maps(places)
     assert column.shape == (3, 3 * 25 + 2 * 25 + 4 * 9)
     for found, wanted in zip(cache.split(column), expected, strict=True):
         assert torch.equal(found, wanted)
+    twice = [places[2], places[0], places[2]]  # some maps of rows, one of them asked for twice
+    assert cache.maps(twice, (2, 0)).shape == (3, 4 * 9 + 3 * 25)
+    for found, block in zip(cache.split(cache.maps(twice, (2, 0)), (2, 0)), (2, 0), strict=True):
+        assert torch.equal(found, expected[block][[2, 0, 2]])
     images = ImageSource(bench.settings("evaluate", "symnet"), reader, "test", base, CPU)
     assert (CacheSource(out, CPU).side, images.side) == (3, 3)
 
@@ -102,9 +107,9 @@ def test_a_batch_arranges_queries_and_supports(bench: Bench) -> None:
     cache = FeatureCache(bench.root / "features_test.json")
     for i, episode in enumerate(episodes):
         for shot, image in enumerate(episode.supports):
-            row = cache.read([cache.rows[image, FIXED]])
-            assert torch.equal(batch.support[3][i, shot], cache.split(row["maps"])[3][0])
-            mask = row["mask"][0]
+            row = [cache.rows[image, FIXED]]
+            assert torch.equal(batch.support[3][i, shot], cache.split(cache.maps(row))[3][0])
+            mask = cache.read(row, ["mask"])["mask"][0]
             expected = torch.where(mask == 255, 255, (mask == episode.class_index).to(torch.uint8))
             assert torch.equal(batch.support_mask[i, shot], expected)
         assert torch.equal(batch.text[i], vectors[episode.class_index - 1])

@@ -113,3 +113,16 @@ def test_jobs_are_told_where_they_run_and_keep_their_memory(tmp_path: Path, monk
         "MALLOC_MMAP_MAX_": "7",
         "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     }
+
+
+def test_records_are_for_rows_that_read_them_where_test_features_are_cached(tmp_path: Path) -> None:
+    variants = {"none": {"method": "symnet", "model": {"prior": "pfenet", "apa": False, "tdc": False}}}
+    off = {2: {"features": {"records": False}}, 3: {"features": {"cache_test": False}}}
+    rows = {"methods": ["prototype", "symnet", "none"], "variants": variants}
+    plan = plan_of("demo.yaml", tmp_path, **rows, folds=off, seeds=[3, 4], features={"records": True})
+    folder = tmp_path / "results" / "demo" / "shapes" / "efficientnet_lite0" / "fold1" / "records"
+    wanted = {"prototype": (), "symnet": ("spm", "tdc"), "none": ("pfenet",)}
+    for row, parts in wanted.items():
+        expected = [str(folder / part / "shot5" / f"seed{seed}.json") for part in parts for seed in (3, 4)]
+        assert plan.record_files("shapes", 1, row, 5) == expected
+        assert plan.record_files("shapes", 2, row, 5) == plan.record_files("shapes", 3, row, 5) == []

@@ -86,6 +86,7 @@ def test_other_settings_cannot_be_read(stage: str, method: str | None) -> None:
 
 TRAINED, TESTED = [("train", "symnet")], [("evaluate", "symnet"), ("evaluate", "prototype")]
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
+RECORDED: list[Job] = [("records", None)]
 MASKS: list[Job] = [("masks", None)]
 STORED: list[Job] = [("store", None)]
 COUNTED: list[Job] = [("counts", None)]
@@ -110,10 +111,11 @@ LISTED: list[Job] = [("folds", None), ("base", None), *FEATURES, *TRAINED, *TEST
         ({"model": {"tau1": 0.6}}, [("train", "symnet"), ("evaluate", "symnet")]),
         ({"evaluate": {"batch_size": 1}}, TESTED),
         ({"features": {"cache_test": False}}, TESTED),
-        ({"features": {"dtype": "float32"}}, FEATURES),
+        ({"features": {"records": False}}, []),
+        ({"features": {"dtype": "float32"}}, [*FEATURES, *RECORDED]),
         ({"features": {"train_views": 2}}, [("features_train", None), *TRAINED]),
         ({"pixels": {"flip_p": 0}}, [("base", None), ("features_train", None), *TRAINED]),
-        ({"pixels": {"size": 97}}, [("base", None), *FEATURES, *TRAINED, *TESTED]),
+        ({"pixels": {"size": 97}}, [("base", None), *FEATURES, *RECORDED, *TRAINED, *TESTED]),
         ({"backbone": {"weights": "x"}}, [("base", None)]),
         ({"base": {"lr": 1}}, [("base", None)]),
         ({"base": {"holdout": 0.2}}, [("base", None), ("features_train", None), *TRAINED]),
@@ -231,12 +233,14 @@ def test_plumbing_reruns_nothing(name: str, hashes: Any) -> None:
         ("symnet.data.shapes_draw", {"shapes"}),
         ("symnet.data.store", {"store"}),
         ("symnet.evaluate", {"evaluate-symnet", "evaluate-prototype"}),
+        ("symnet.records", {"records"}),
         ("symnet.methods.prototype", {"evaluate-prototype"}),
         ("symnet.methods.symnet", {"train-symnet", "evaluate-symnet"}),
-        ("symnet.model.correlation", {"train-symnet", "evaluate-symnet"}),
+        ("symnet.model.correlation", {"records", "train-symnet", "evaluate-symnet"}),
+        ("symnet.model.decoder", {"train-symnet", "evaluate-symnet"}),
         (
             "symnet.data.transforms",
-            {"base", "features_test", "features_train", "train-symnet", "evaluate-symnet", "evaluate-prototype"},
+            {"base", "features_test", "features_train", "records", "train-symnet", "evaluate-symnet", "evaluate-prototype"},
         ),
     ],
 )
@@ -248,7 +252,7 @@ def test_what_code_reruns(name: str, expected: set[str], hashes: Any) -> None:
 @pytest.mark.parametrize("module", sorted({module for module, _ in BACKBONES.values()}))
 def test_a_backbone_reruns_its_own_jobs(module: str, hashes: Any) -> None:
     plain, changed = hashes({}), hashes({module: source(module) + "\nCHANGED = 1\n"})
-    with_network = {"base", "features_test", "features_train", "train", "evaluate"}
+    with_network = {"base", "features_test", "features_train", "records", "train", "evaluate"}
     assert {job for job in CODE_JOBS if plain[job] != changed[job]} == {
         job for job in CODE_JOBS if job[0] in with_network and BACKBONES[job[2]][0] == module
     }

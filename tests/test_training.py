@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from symnet import cli, train
+from symnet import cli, train, validation
 from symnet.artifacts import file_digest
 from symnet.base_learner import load_base
 from symnet.checkpoint import load_tensors
@@ -24,6 +24,7 @@ from symnet.runtime import StopSignal
 from symnet.sources import CacheSource, Features, ImageSource, requests_of
 from symnet.stages import slice_settings
 from symnet.steps import divide
+from symnet.validation import Validation
 from symnet.watch import Watch
 from tests.bench import CPU, Bench
 
@@ -163,11 +164,11 @@ def scored(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[tuple[l
     """Validations give these scores. Returns what each was asked to run: episodes and source."""
     asked: list = []
 
-    def validate(method: object, source: object, episodes: list, *_: object) -> float:
-        asked.append((episodes, source))
+    def score(self: Validation, method: object) -> float:
+        asked.append((self.episodes, self.source))
         return scores[len(asked) - 1]
 
-    monkeypatch.setattr(train, "validate", validate)
+    monkeypatch.setattr(Validation, "score", score)
     return asked
 
 
@@ -236,8 +237,7 @@ def test_a_test_list_that_gives_no_episode_is_told(
     bench: Bench, tmp_path: Path, tested: train.Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = FoldList(read_fold_list(bench.list("test")).rows[:1])
-    plain = train.read_fold_list
-    monkeypatch.setattr(train, "read_fold_list", lambda path: one if path == tested.test_list else plain(path))
+    monkeypatch.setattr(validation, "read_fold_list", lambda path: one)
     with pytest.raises(UserError, match="no class of the list has the 2 images that 1 shot needs"):
         bench.train(tmp_path / "out.safetensors", tested, selection="test_best")
 

@@ -26,6 +26,7 @@ class Backbone(nn.Module):
     stride: int = STRIDE  # of the levels
     block_channels: tuple[int, ...]
     groups: tuple[int, int, int]
+    mid_blocks: tuple[int, ...]  # the block maps, from 0, that make mid
     low_channels: int
     mid_channels: int
     high_channels: int
@@ -36,6 +37,10 @@ class Backbone(nn.Module):
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """Block maps -> low, mid and high features."""
+        raise NotImplementedError
+
+    def mid(self, chosen: list[Tensor]) -> Tensor:
+        """The block maps of `mid_blocks` alone -> mid features."""
         raise NotImplementedError
 
     def side(self, size: int) -> int:

@@ -4,6 +4,8 @@ Mobile inverted bottlenecks without squeeze-and-excitation, ReLU6 in place of sw
 The last two strided stages keep stride 1 and dilate what follows. Blocks end linear, so a block map has no last ReLU to come before.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,6 +64,7 @@ class EfficientNetLite0(Backbone):
 
     block_channels = (40,) * 2 + (80,) * 3 + (112,) * 3 + (192,) * 4 + (320,)
     groups = (2, 6, 5)
+    mid_blocks = (4 - _FIRST_MAP, 7 - _FIRST_MAP, 10 - _FIRST_MAP)
     low_channels, mid_channels, high_channels = 40, 232, 432
 
     def __init__(self) -> None:
@@ -87,13 +90,18 @@ class EfficientNetLite0(Backbone):
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """Low [B, 40, H, W], mid [B, 232, H, W], high [B, 432, H, W]."""
-        return Levels(blocks[4 - _FIRST_MAP], _joined(blocks, 4, 7, 10), _joined(blocks, 10, 15))
+        chosen = [blocks[i] for i in self.mid_blocks]
+        return Levels(chosen[0], self.mid(chosen), _joined((blocks[10 - _FIRST_MAP], blocks[-1]), (10, 15)))
+
+    def mid(self, chosen: list[Tensor]) -> Tensor:
+        """Mid [B, 232, H, W]."""
+        return _joined(chosen, (4, 7, 10))
 
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
         """Load the package's state dict; its head `_conv_head`, `_bn1` and classifier `_fc` are left out by name."""
         load_exactly(self, {name: value for name, value in state.items() if not name.startswith(("_conv_head.", "_bn1.", "_fc."))})
 
 
-def _joined(blocks: list[Tensor], *numbers: int) -> Tensor:
-    """Block maps on top of each other, each over its standard deviation."""
-    return torch.cat([blocks[number - _FIRST_MAP] / _STD[number] for number in numbers], 1)
+def _joined(maps: Sequence[Tensor], numbers: tuple[int, ...]) -> Tensor:
+    """The maps of blocks `numbers` on top of each other, each over its standard deviation."""
+    return torch.cat([one / _STD[number] for one, number in zip(maps, numbers, strict=True)], 1)

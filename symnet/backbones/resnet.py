@@ -71,9 +71,12 @@ class ResNet(Backbone):
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """low = layer2, mid = [layer3, layer2], high = layer4, each after its last ReLU."""
-        second, third, _ = self.groups
-        layer2, layer3, layer4 = (F.relu(blocks[i]) for i in (second - 1, second + third - 1, -1))
-        return Levels(layer2, torch.cat([layer3, layer2], 1), layer4)
+        chosen = [blocks[i] for i in self.mid_blocks]
+        return Levels(F.relu(chosen[0]), self.mid(chosen), F.relu(blocks[-1]))
+
+    def mid(self, chosen: list[Tensor]) -> Tensor:
+        """[layer3, layer2], each after its last ReLU."""
+        return F.relu(torch.cat(chosen[::-1], 1))
 
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
         """Load an ImageNet file with the same stem; its classifier `fc` is left out by name."""
@@ -95,6 +98,7 @@ class ResNet50(ResNet):
 
     deep_stem = True
     groups = (4, 6, 3)
+    mid_blocks = (3, 9)
     block_channels = (512,) * 4 + (1024,) * 6 + (2048,) * 3
 
 
@@ -103,6 +107,7 @@ class ResNet101(ResNet):
 
     deep_stem = True
     groups = (4, 23, 3)
+    mid_blocks = (3, 26)
     block_channels = (512,) * 4 + (1024,) * 23 + (2048,) * 3
 
 

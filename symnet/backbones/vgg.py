@@ -29,6 +29,7 @@ class VGG16BN(Backbone):
     stride = 16
     block_channels = (256,) + (512,) * 6
     groups = (1, 3, 3)
+    mid_blocks = (0, 3)
     low_channels, mid_channels, high_channels = 256, 768, 512
 
     def __init__(self) -> None:
@@ -49,9 +50,13 @@ class VGG16BN(Backbone):
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """low = layer2 resized to stride 16, mid = [layer3, low], high = layer4, each after its last ReLU; [B, C, S/16, S/16]."""
-        layer3, layer4 = F.relu(self._pooled(blocks[3])), F.relu(blocks[-1])
-        layer2 = resize(F.relu(blocks[0]), layer4.shape[-1])
-        return Levels(layer2, torch.cat([layer3, layer2], 1), layer4)
+        layer4 = F.relu(blocks[-1])
+        return Levels(resize(F.relu(blocks[0]), layer4.shape[-1]), self.mid([blocks[i] for i in self.mid_blocks]), layer4)
+
+    def mid(self, chosen: list[Tensor]) -> Tensor:
+        """[layer3, low]."""
+        layer3 = F.relu(self._pooled(chosen[1]))
+        return torch.cat([layer3, resize(F.relu(chosen[0]), layer3.shape[-1])], 1)
 
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
         """Load torchvision's file; its `classifier` is left out by name."""

@@ -150,7 +150,9 @@ def base_step(material: Material) -> Case:
 def _one_of(batch: EpisodeBatch, i: int) -> EpisodeBatch:
     """Episode `i`, as a batch."""
     own: dict[str, Any] = {
-        name: [m[i : i + 1] for m in held] if isinstance(held, list) else held[i : i + 1] for name, held in vars(batch).items()
+        name: [m[i : i + 1] for m in held] if isinstance(held, list) else held[i : i + 1]
+        for name, held in vars(batch).items()
+        if held is not None
     }
     return dataclasses.replace(batch, **own)
 
@@ -175,4 +177,5 @@ def _plain_batch(material: Material, episodes: list[Episode], images: Tensor, ma
 def _plain_inputs(material: Material, batch: EpisodeBatch, training: bool) -> EpisodeInputs:
     """As `SymNetMethod.freeze`."""
     own = batch.base_index if training else None
+    assert batch.base_logits is not None
     return twins.freeze(material.backbone, batch.query, batch.support, batch.support_mask, batch.text, batch.base_logits, own)

@@ -182,7 +182,6 @@ def freeze(
         priors=(spm(queries.high, high, mask),),
         correlations=correlation_maps(query, support, mask),
         psi=dissimilarity(queries.low, low),
-        base_logits=base_logits,
         base=torch.stack([p[chosen].sum(0) for p, chosen in zip(probabilities, kept, strict=True)]),
         text=text,
     )

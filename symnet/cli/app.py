@@ -38,3 +38,4 @@ MethodOf = Annotated[
 ]
 Store = Annotated[Path | None, typer.Option(help="Decoded images (from `symnet store`); what it does not hold is decoded from its file.")]
 Features = Annotated[Path | None, typer.Option(help="Feature cache (from `symnet features`); left out: recomputed from the images.")]
+Episodes = Annotated[Path, typer.Option(help="Folder of manifests (from `symnet episodes`).")]

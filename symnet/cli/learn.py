@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from symnet.artifacts import digest, file_digest
-from symnet.cells import Cell
+from symnet.cells import Cell, Round, record_set
 from symnet.cli.app import (
     LEARN,
     Base,
@@ -15,6 +15,7 @@ from symnet.cli.app import (
     Dataset,
     Device,
     Embeddings,
+    Episodes,
     Features,
     Fold,
     FoldLists,
@@ -30,6 +31,7 @@ from symnet.cli.app import (
 from symnet.cli.jobs import data_root, job_of, numbers, provenance_of, settings_of, shared_root, store_of, use_device
 from symnet.errors import EXIT_AGAIN
 from symnet.experiment import load_experiment
+from symnet.methods import METHODS
 from symnet.stages import module_hash
 
 
@@ -83,6 +85,38 @@ def features(
     provenance = provenance_of("features", settings, {"list": list_, "base": base}, code=f"features_{split}")
     images = store_of(store, **{split: list_})
     make_features(settings, data_root(settings, results), list_, split, base, out, use_device(device, threads), provenance, images)
+
+
+@app.command(rich_help_panel=LEARN)
+def records(
+    config: Config,
+    part: Annotated[Literal["spm", "hpm", "pfenet", "tdc"], typer.Option(help="A prior mask with psi and base map, or the correlations.")],
+    shot: Annotated[int, typer.Option(min=1)],
+    episodes: Episodes,
+    seeds: Seeds,
+    base: Base,
+    features: Annotated[Path, typer.Option(help="Cache of the fold's test images (from `symnet features`).")],
+    out: Out,
+    dataset: Dataset = "pascal5i",
+    fold: Fold = 0,
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Record what of a fold's test episodes no trained weight changes, one set a seed: OUT/PART/shot1/seed510.json, ...
+
+    Example: symnet records --config config/demo.yaml --dataset shapes --part tdc --shot 1 --episodes FOLD0/shot1 --seeds 510,365
+    --base b.safetensors --features features_test.json --out records
+    """
+    from symnet.records import make_records
+
+    settings = settings_of(config, "records", dataset, fold)
+    shared = {name: file_digest(path) for name, path in (("base", base), ("features", features))}
+    rounds = []
+    for seed in numbers(seeds):
+        manifest = episodes / f"seed{seed}.csv"
+        provenance = provenance_of("records", settings, {"episodes": manifest}, part=part, shared=shared)
+        rounds.append(Round(seed, manifest, record_set(out, part, shot, seed), provenance))
+    make_records(settings, part, rounds, base, features, use_device(device, threads), f"records fold {fold} {shot}-shot")
 
 
 @app.command(rich_help_panel=LEARN)
@@ -150,7 +184,7 @@ def evaluate(
     shot: Annotated[int, typer.Option(min=1)],
     row: Row,
     list_: FoldLists,
-    episodes: Annotated[Path, typer.Option(help="Folder of manifests (from `symnet episodes`).")],
+    episodes: Episodes,
     seeds: Seeds,
     base: Base,
     embeddings: Embeddings,
@@ -159,6 +193,7 @@ def evaluate(
     method: MethodOf = None,
     experiment: Annotated[str, typer.Option(help="Name that the metric files carry.")] = "",
     features: Features = None,
+    records: Annotated[Path | None, typer.Option(help="Folder of records (from `symnet records`); left out: computed here.")] = None,
     model: Annotated[Path | None, typer.Option(help="Trained weights (from `symnet train`).")] = None,
     store: Store = None,
     results: Results = Path("results"),
@@ -169,18 +204,21 @@ def evaluate(
 
     Example: see the command that `snakemake -np all` prints for rule evaluate_method.
     """
-    from symnet.evaluate import Inputs, Round
+    from symnet.evaluate import Inputs
     from symnet.evaluate import evaluate as evaluate_
 
     settings, method = job_of(config, "evaluate", dataset, fold, row, method)
     files = {"list": list_, "base": base, "embeddings": embeddings}
     files |= {name: path for name, path in (("features", features), ("model", model)) if path}
     shared = {name: file_digest(path) for name, path in files.items()}
+    parts = METHODS[method].records(settings)
     rounds = []
     for seed in numbers(seeds):
         manifest = episodes / f"seed{seed}.csv"
-        provenance = provenance_of("evaluate", settings, {"episodes": manifest}, method=method, shared=shared)
-        rounds.append(Round(seed, manifest, out / f"seed{seed}.json", provenance))
+        sets = {part: record_set(records, part, shot, seed) for part in parts} if records else {}
+        own = {"episodes": manifest} | {f"records_{part}": path for part, path in sets.items()}
+        provenance = provenance_of("evaluate", settings, own, method=method, shared=shared)
+        rounds.append(Round(seed, manifest, out / f"seed{seed}.json", provenance, sets))
     cell = Cell(dataset, backbone, fold, row, shot)
     inputs = Inputs(list_, base, embeddings, features, model, store_of(store, test=list_))
     evaluate_(settings, data_root(settings, results), cell, method, experiment, inputs, rounds, use_device(device, threads))

@@ -5,28 +5,36 @@ method's settings or adding a method reruns nothing of it.
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from symnet.config import Settings
 from symnet.errors import UserError
 
 if TYPE_CHECKING:
     from symnet.methods.base import Method
 
+Parts = Callable[[Settings], tuple[str, ...]]
+
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a method lives. `settings`: sections it depends on beside the stage's own; `trained`: whether it has a training stage."""
+    """Where a method lives. `settings`: sections it depends on beside the stage's own; `trained`: whether it has a training stage.
+
+    `records`: the parts of episode records (model/episode.py) that it reads with these settings; none: it needs all block maps.
+    """
 
     module: str
     kind: str
     settings: tuple[str, ...]
     trained: bool
+    records: Parts = lambda settings: ()
 
 
 METHODS = {
     "prototype": Entry("symnet.methods.prototype", "Prototype", (), trained=False),
-    "symnet": Entry("symnet.methods.symnet", "SymNetMethod", ("model",), trained=True),
+    "symnet": Entry("symnet.methods.symnet", "SymNetMethod", ("model",), True, lambda s: (s.model.prior, *["tdc"] * s.model.tdc)),
 }
 
 

@@ -13,16 +13,18 @@ from symnet.model.divisors import Divisors
 class EpisodeBatch:
     """B episodes of K shots as every method gets them: features of the frozen backbone, masks, class vectors.
 
-    Masks are uint8 in {0, 1, 255} for the episode's class. `base_index` is -1 for a novel class.
+    Masks are uint8 in {0, 1, 255} for the episode's class. `base_index` is -1 for a novel class. Beside a `record` the block maps are
+    those of `Backbone.mid_blocks` alone, and there are no `base_logits`.
     """
 
     query: list[Tensor]  # N block maps [B, C_i, H_i, W_i]
     support: list[Tensor]  # N block maps [B, K, C_i, H_i, W_i]
     query_mask: Tensor  # [B, S, S]
     support_mask: Tensor  # [B, K, S, S]
-    base_logits: Tensor  # [B, 1 + base classes, H, W], of the queries
+    base_logits: Tensor | None  # [B, 1 + base classes, H, W], of the queries
     text: Tensor  # [B, T]
     base_index: Tensor  # [B]
+    record: dict[str, Tensor] | None = None  # what no trained weight changes, by name (model/episode.py)
 
 
 class Method(nn.Module):
@@ -38,6 +40,10 @@ class Method(nn.Module):
     def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Logits [B, 2, H, W] by output name."""
         raise NotImplementedError
+
+    def record(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor] | None:
+        """Of a batch with all block maps, the record that `predict` can do with in their place; None: it needs the maps."""
+        return None
 
     def divisors(self, query_mask: Tensor, support_mask: Tensor) -> Divisors:
         """What the losses of a batch with these masks are divided by. Trained methods only."""

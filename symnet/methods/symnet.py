@@ -6,10 +6,10 @@ from symnet.backbones.base import Backbone
 from symnet.backbones.base import side as side_at_stride_8
 from symnet.config import Settings
 from symnet.methods.base import EpisodeBatch, Method
-from symnet.model.decoder import default_scales
 from symnet.model.divisors import Divisors, divisors_of
-from symnet.model.episode import EpisodeInputs, freeze_episode
+from symnet.model.episode import EpisodeInputs, Record, episode_inputs, freeze_episode
 from symnet.model.head import Head
+from symnet.model.resize import default_scales
 
 
 class SymNetMethod(Method):
@@ -26,9 +26,17 @@ class SymNetMethod(Method):
 
     def freeze(self, backbone: Backbone, batch: EpisodeBatch, training: bool = False) -> EpisodeInputs:
         """The part that no gradient reaches."""
+        if batch.record is not None:
+            supports = backbone.mid([m.flatten(0, 1) for m in batch.support]).unflatten(0, batch.support_mask.shape[:2])
+            return episode_inputs(backbone.mid(batch.query), supports, batch.support_mask, batch.text, batch.record)
+        assert batch.base_logits is not None
         own = batch.base_index if training else None
         maps, scales = (batch.query, batch.support), self.head.decode.scales
         return freeze_episode(backbone, self.model_settings, *maps, batch.support_mask, batch.text, batch.base_logits, scales, own)
+
+    def record(self, backbone: Backbone, batch: EpisodeBatch) -> Record:
+        """What `freeze` finds, but for mid features and masks."""
+        return self.freeze(backbone, batch).record()
 
     def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
         """{"meta": ..., "ensemble": ...}, [B, 2, H, W] each."""

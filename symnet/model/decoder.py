@@ -55,16 +55,6 @@ class Decoder(nn.Module):
         return Decoded(self.classify(x), inner)
 
 
-def default_scales(side: int) -> tuple[int, ...]:
-    """60/30/15/8 for side 60 (473 px), 81/40/20/10 for 81 (641 px), else halves rounded up."""
-    if side == 81:
-        return (81, 40, 20, 10)
-    scales = [side]
-    for _ in range(3):
-        scales.append((scales[-1] + 1) // 2)
-    return tuple(scales)
-
-
 def _two_convolutions(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, bias=False),

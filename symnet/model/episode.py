@@ -1,4 +1,9 @@
-"""The frozen part: all that a trainable head needs of an episode, computed without gradient from block maps."""
+"""The frozen part: all that a trainable head needs of an episode, computed without gradient from block maps.
+
+Beside mid features and masks it is what no trained weight changes and little to keep: the columns of an episode record, by name. Part
+`tdc` has `correlations` [B, N, H, W]; part `spm`, `hpm` or `pfenet` has `prior0` [B, K, s, s] (of hpm `prior1`, ... too, one a decoder
+scale), `psi` [B, K] and `base` [B, H, W].
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -7,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symnet.backbones.base import Backbone
+from symnet.backbones.base import Backbone, Levels
 from symnet.config import ModelSettings
 from symnet.model.base import base_foreground
 from symnet.model.correlation import hyper_correlations
@@ -15,12 +20,18 @@ from symnet.model.prior import hpm, pfenet_prior, spm
 from symnet.model.resize import nearest_mask, resize_mask
 from symnet.model.shots import dissimilarity
 
+PRIORS = ("spm", "hpm", "pfenet")
+TDC = "tdc"
+PARTS = (*PRIORS, TDC)  # of a record
+
+Record = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class EpisodeInputs:
     """B episodes of K shots, at feature side H = W.
 
-    `base_logits` belongs to the frozen base learner; p_base is already summed, without the episode's own class in training.
+    p_base is already summed, without the episode's own class in training.
     """
 
     query_mid: Tensor  # [B, Cm, H, W]
@@ -30,9 +41,13 @@ class EpisodeInputs:
     priors: tuple[Tensor, ...]  # [B, K, s, s] in [0, 1]: one, at side H; of HPM one a decoder scale
     correlations: Tensor | None  # [B, N, H, W], None without TDC
     psi: Tensor  # [B, K]
-    base_logits: Tensor  # [B, 1 + n, H, W]
     base: Tensor  # [B, H, W]
     text: Tensor  # [B, T]
+
+    def record(self) -> Record:
+        """The columns from which `episode_inputs` makes the same again."""
+        found = {f"prior{i}": prior for i, prior in enumerate(self.priors)} | {"psi": self.psi, "base": self.base}
+        return found if self.correlations is None else found | {"correlations": self.correlations}
 
     def to(self, device: torch.device) -> "EpisodeInputs":
         """The same on another device."""
@@ -63,29 +78,53 @@ def freeze_episode(
     as background); text [B, T]; base_logits [B, 1 + n, H, W], the frozen base learner's of the query; scales: the decoder's sides;
     base_index [B], in training: the episode's class among the base classes.
     """
-    shots = support_mask.shape[:2]
-    queries = backbone.levels(query)
-    side = queries.mid.shape[-1]
-    supports = [level.unflatten(0, shots) for level in backbone.levels([block.flatten(0, 1) for block in support])]
-    low, mid, high = supports
-    on = support_mask == 1
-    mask = resize_mask(on, side)  # [B, K, H, W]
+    queries, supports = levels_of(backbone, query, support)
+    record = prior_record(settings.prior, queries, supports, support_mask, base_logits, scales, base_index)
+    if settings.tdc:
+        record |= tdc_record(query, support, support_mask)
+    return episode_inputs(queries.mid, supports.mid, support_mask, text, record)
+
+
+def levels_of(backbone: Backbone, query: list[Tensor], support: list[Tensor]) -> tuple[Levels, Levels]:
+    """Levels of queries [B, C, H, W] and of supports [B, K, C, H, W], of block maps as `freeze_episode`."""
+    shots = support[0].shape[:2]
+    supports = backbone.levels([block.flatten(0, 1) for block in support])
+    return backbone.levels(query), Levels(*(level.unflatten(0, shots) for level in supports))
+
+
+def tdc_record(query: list[Tensor], support: list[Tensor], support_mask: Tensor) -> Record:
+    """The columns of part `tdc`. Arguments as `freeze_episode`."""
+    return {"correlations": hyper_correlations(query, support, support_mask == 1, query[-1].shape[-1])}
+
+
+def prior_record(
+    kind: str,
+    queries: Levels,
+    supports: Levels,
+    support_mask: Tensor,
+    base_logits: Tensor,
+    scales: Sequence[int],
+    base_index: Tensor | None = None,
+) -> Record:
+    """The columns of the part of a prior mask. queries, supports: as from `levels_of`; the rest as `freeze_episode`."""
+    mask = resize_mask(support_mask == 1, queries.mid.shape[-1])  # [B, K, H, W]
+    found = queries.high, supports.high, mask
+    priors = hpm(*found, scales) if kind == "hpm" else ((spm if kind == "spm" else pfenet_prior)(*found),)
+    record = {f"prior{i}": prior for i, prior in enumerate(priors)}
+    return record | {"psi": dissimilarity(queries.low, supports.low), "base": base_foreground(base_logits, base_index)}
+
+
+def episode_inputs(query_mid: Tensor, support_mid: Tensor, support_mask: Tensor, text: Tensor, record: Record) -> EpisodeInputs:
+    """A head's inputs from mid features, masks and a record. Arguments as the fields, and as `freeze_episode`."""
+    on, side = support_mask == 1, query_mid.shape[-1]
     return EpisodeInputs(
-        query_mid=queries.mid,
-        support_mid=mid,
-        mask=mask,
-        foreground=nearest_mask(on.flatten(0, 1), side).unflatten(0, shots),
-        priors=_priors(settings.prior, queries.high, high, mask, scales),
-        correlations=hyper_correlations(query, support, on, side) if settings.tdc else None,
-        psi=dissimilarity(queries.low, low),
-        base_logits=base_logits,
-        base=base_foreground(base_logits, base_index),
+        query_mid=query_mid,
+        support_mid=support_mid,
+        mask=resize_mask(on, side),
+        foreground=nearest_mask(on.flatten(0, 1), side).unflatten(0, on.shape[:2]),
+        priors=tuple(record[name] for name in sorted(record) if name.startswith("prior")),
+        correlations=record.get("correlations"),
+        psi=record["psi"],
+        base=record["base"],
         text=text,
     )
-
-
-def _priors(kind: str, query: Tensor, support: Tensor, mask: Tensor, scales: Sequence[int]) -> tuple[Tensor, ...]:
-    """The prior masks of `model.prior`, from high-level features."""
-    if kind == "hpm":
-        return hpm(query, support, mask, scales)
-    return ((spm if kind == "spm" else pfenet_prior)(query, support, mask),)

@@ -1,4 +1,4 @@
-"""Bilinear resizing with corners aligned, the only one this family of models uses."""
+"""Bilinear resizing with corners aligned, the only one this family of models uses; and the sides it resizes to."""
 
 import functools
 
@@ -40,3 +40,13 @@ def resize_mask(mask: Tensor, size: int) -> Tensor:
 def nearest_mask(mask: Tensor, size: int) -> Tensor:
     """A {0, 1} mask [B, S, S] -> bool [B, size, size], by the nearest neighbour rule of `F.interpolate`."""
     return F.interpolate(mask.float().unsqueeze(1), (size, size), mode="nearest").squeeze(1) > 0.5
+
+
+def default_scales(side: int) -> tuple[int, ...]:
+    """The decoder's sides: 60/30/15/8 for side 60 (473 px), 81/40/20/10 for 81 (641 px), else halves rounded up."""
+    if side == 81:
+        return (81, 40, 20, 10)
+    scales = [side]
+    for _ in range(3):
+        scales.append((scales[-1] + 1) // 2)
+    return tuple(scales)

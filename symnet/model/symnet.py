@@ -11,10 +11,9 @@ from symnet.backbones.base import side
 from symnet.backbones.loading import build_backbone
 from symnet.config import ModelSettings
 from symnet.model.base import PSPHead
-from symnet.model.decoder import default_scales
 from symnet.model.episode import EpisodeInputs, freeze_episode
 from symnet.model.head import Head, HeadOutput
-from symnet.model.resize import resize
+from symnet.model.resize import default_scales, resize
 from symnet.model.segmentation import IGNORE, cross_entropy
 
 
@@ -97,8 +96,8 @@ class SymNet(nn.Module):
 
     def forward(self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor) -> Output:
         """query [B, 3, S, S], support [B, K, 3, S, S] (normalised), support_mask [B, K, S, S] in {0, 1, 255}, text [B, T]."""
-        inputs = self.freeze(query, support, support_mask, text)
-        return self._at_full_size(inputs, self.head(inputs))
+        inputs, base = self.freeze(query, support, support_mask, text)
+        return self._at_full_size(inputs, base, self.head(inputs))
 
     def losses(
         self,
@@ -120,23 +119,26 @@ class SymNet(nn.Module):
         _check_values("query_mask", query_mask)
         _check_range("base_mask", base_mask, self.base_classes, but=IGNORE)
         _check_range("base_index", base_index, self.base_classes - 1)
-        inputs = self.freeze(query, support, support_mask, text, base_index)
+        inputs, base = self.freeze(query, support, support_mask, text, base_index)
         parts = self.head.losses(self.head(inputs, with_triplet=True), query_mask.long())
-        return parts | {"base": cross_entropy(inputs.base_logits, base_mask.long())}
+        return parts | {"base": cross_entropy(base, base_mask.long())}
 
     @torch.no_grad()
-    def freeze(self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor, base_index: Tensor | None = None) -> EpisodeInputs:
-        """The part that no gradient reaches. Query and supports pass the backbone as one batch."""
+    def freeze(
+        self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor, base_index: Tensor | None = None
+    ) -> tuple[EpisodeInputs, Tensor]:
+        """The part that no gradient reaches, and the base learner's logits. Query and supports pass the backbone as one batch."""
         self._check(query, support, support_mask, text)
         batch, shots = support.shape[:2]
         maps = self.backbone(torch.cat([query, support.flatten(0, 1)]))
         queries, supports = [m[:batch] for m in maps], [m[batch:].unflatten(0, (batch, shots)) for m in maps]
         logits = self.base(self.backbone.levels(queries).high)
         scales = self.head.decode.scales
-        return freeze_episode(self.backbone, self.settings, queries, supports, support_mask, text, logits, scales, base_index)
+        inputs = freeze_episode(self.backbone, self.settings, queries, supports, support_mask, text, logits, scales, base_index)
+        return inputs, logits
 
-    def _at_full_size(self, inputs: EpisodeInputs, out: HeadOutput) -> Output:
-        final, meta, base = (resize(x, self.image_size) for x in (out.ensemble, out.meta, inputs.base_logits))
+    def _at_full_size(self, inputs: EpisodeInputs, base_logits: Tensor, out: HeadOutput) -> Output:
+        final, meta, base = (resize(x, self.image_size) for x in (out.ensemble, out.meta, base_logits))
         maps = inputs.correlations
         correlations = None if maps is None else Correlations(*maps.split(self.backbone.groups, 1))
         return Output(final, meta, base, out.prior, out.hyper, correlations, out.support_prototypes, out.query_prototype, out.shot_weights)

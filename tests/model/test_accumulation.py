@@ -56,7 +56,8 @@ def batch_of(masks: str) -> EpisodeBatch:
 
 
 def part_of(batch: EpisodeBatch, rows: slice) -> EpisodeBatch:
-    return EpisodeBatch(**{name: [m[rows] for m in held] if isinstance(held, list) else held[rows] for name, held in vars(batch).items()})
+    held = {name: value for name, value in vars(batch).items() if value is not None}
+    return EpisodeBatch(**{name: [m[rows] for m in value] if isinstance(value, list) else value[rows] for name, value in held.items()})
 
 
 def method_of(variant: str) -> SymNetMethod:

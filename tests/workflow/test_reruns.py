@@ -72,7 +72,10 @@ def test_a_fold_s_own_setting_reruns_that_fold(project: Project) -> None:
 
 def test_a_fold_s_base_learner_reruns_all_of_that_fold(project: Project) -> None:
     project.configure(edited(folds={0: {"base": {"lr": 0.001}}}))
-    assert project.planned() == {"train_base": 1, "cache_features": 2, "train_method": 1, "evaluate_method": 2, **REPORT}
+    assert project.planned() == {
+        **{"train_base": 1, "cache_features": 2, "make_records": 2, "train_method": 1, "evaluate_method": 2},
+        **REPORT,
+    }
 
 
 def test_the_learning_rate_reruns_training_and_on(project: Project) -> None:
@@ -100,7 +103,18 @@ def test_an_image_store_is_made_and_reruns_nothing(project: Project) -> None:
 
 def test_more_episodes_rerun_evaluation(project: Project) -> None:
     project.configure(edited(protocol={"episodes": 5}))
-    assert project.planned() == {"make_episodes": 2, "evaluate_method": 4, **REPORT}
+    assert project.planned() == {"make_episodes": 2, "make_records": 4, "evaluate_method": 4, **REPORT}
+
+
+def test_records_switched_off_rerun_the_tests_that_read_them(project: Project) -> None:
+    project.configure(edited(features={"records": False}))
+    assert project.planned() == {"evaluate_method": 2, **REPORT}
+    assert "method=prototype" not in project.told
+
+
+def test_a_new_seed_asks_for_its_records(project: Project) -> None:
+    project.configure({**TINY, "seeds": [7, 8, 9]})  # the jobs find the other seeds' shards: tests/test_records.py
+    assert project.planned() == {"make_episodes": 2, "make_records": 4, "evaluate_method": 4, **REPORT}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +123,7 @@ def test_more_episodes_rerun_evaluation(project: Project) -> None:
         ("symnet/report/tables.py", REPORT),
         ("symnet/cli/learn.py", {}),
         ("symnet/model/decoder.py", {"train_method": 2, "evaluate_method": 2, **REPORT}),
+        ("symnet/records.py", {"make_records": 4, "evaluate_method": 2, **REPORT}),
         ("symnet/methods/prototype.py", {"evaluate_method": 2, **REPORT}),
         ("symnet/backbones/resnet.py", {}),
     ],
@@ -131,7 +146,8 @@ def test_one_changed_image_reruns_its_folds_alone(project: Project) -> None:
     ImageOps.invert(Image.open(kept)).save(image)
     try:
         # the list itself changed: episodes name images only, so the same manifests come out, and are tested on the new features
-        assert project.planned() == {"count_images": 1, "make_episodes": 1, "cache_features": 1, "evaluate_method": 2, **REPORT}
+        jobs = {"count_images": 1, "make_episodes": 1, "cache_features": 1, "make_records": 2, "evaluate_method": 2}
+        assert project.planned() == {**jobs, **REPORT}
         assert "fold=0" not in project.told
     finally:
         kept.replace(image)

@@ -35,7 +35,8 @@ def own(finished: Project, tmp_path: Path) -> Project:
 def test_a_row_is_trained_alone_and_stands_in_its_table(own: Project) -> None:
     rows = {"tdc": {"prior": "pfenet", "apa": False}, "spm": {"apa": False, "tdc": False}}
     own.configure(with_rows(**rows))
-    assert own.planned() == {"train_method": 4, "evaluate_method": 4, **REPORT}  # two rows, two folds; nothing of the others
+    jobs = {"make_records": 2, "train_method": 4, "evaluate_method": 4}  # two rows, two folds, the prior `pfenet`; nothing of the others
+    assert own.planned() == {**jobs, **REPORT}
     own.run()
     assert own.planned() == {}
     with open(own.results / "tables" / "modules.csv") as file:
@@ -55,11 +56,12 @@ def test_a_row_is_trained_alone_and_stands_in_its_table(own: Project) -> None:
 
 def test_the_shipped_ablations_are_planned_from_one_file(own: Project) -> None:
     """Files that extend others, with the words of the README; base learners and features once a fold."""
-    for name, rows in (("demo_ablations", 15), ("mini_ablations", 6), ("ablations", 15)):
+    for name, rows, parts in (("demo_ablations", 15, 4), ("mini_ablations", 6, 3), ("ablations", 15, 4)):
         planned = own.planned_of(f"config/{name}.yaml", "all")
         assert planned["train_method"] == 4 * rows, name
         assert planned["evaluate_method"] == 4 * (rows + 1), name  # and the prototype
         assert planned["train_base"] == 4, name
+        assert planned["make_records"] == 4 * parts, name
 
 
 def test_missing_data_is_told_and_stops_a_run_before_its_first_job(own: Project) -> None:

@@ -1,5 +1,6 @@
-# REQUIRED INPUTS: a fold's image lists, ImageNet weights
-# OUTPUTS: {dataset}/{backbone}/fold{fold}/base.safetensors, base.json, features_{split}.json (a manifest; its shards lie beside it)
+# REQUIRED INPUTS: a fold's image lists and episodes, ImageNet weights
+# OUTPUTS: {dataset}/{backbone}/fold{fold}/base.safetensors, base.json, and manifests, whose shards lie beside them:
+#   features_{split}.json, records/{part}/shot{shot}/seed{seed}.json
 
 
 rule train_base:
@@ -59,5 +60,43 @@ rule cache_features:
             {params.store:q} \
             --threads {threads} \
             --out {output:q} \
+            >{log:q} 2>&1
+        """
+
+
+# a job a part: a row that needs another one makes none of the others' again
+rule make_records:
+    input:
+        settings=lambda w: plan.slice_path("records", w.dataset, w.fold),
+        episodes=[f"{LISTS}/shot{{shot}}/seed{seed}.csv" for seed in plan.seeds],
+        base=f"{FOLD}/base.safetensors",
+        features=f"{FOLD}/features_test.json",
+    output:
+        [f"{FOLD}/records/{{part}}/shot{{shot}}/seed{seed}.json" for seed in plan.seeds],
+    log:
+        f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/make_records-{{part}}-shot{{shot}}.log",
+    wildcard_constraints:
+        part="spm|hpm|pfenet|tdc",
+    conda:
+        "../../environment.yml"
+    threads: plan.experiment.threads
+    params:
+        code=lambda w: plan.code("records", w.dataset),
+        seeds=",".join(map(str, plan.seeds)),
+        episodes=lambda w, input: input.episodes[0].rpartition("/")[0],
+        out=subpath(output[0], ancestor=3),
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet records \
+            --config {input.settings:q} \
+            --part {wildcards.part} \
+            --shot {wildcards.shot} \
+            --episodes {params.episodes:q} \
+            --seeds {params.seeds} \
+            --fold {wildcards.fold} \
+            --base {input.base:q} \
+            --features {input.features:q} \
+            --threads {threads} \
+            --out {params.out:q} \
             >{log:q} 2>&1
         """

@@ -1,4 +1,4 @@
-# REQUIRED INPUTS: a fold's lists, episodes, base learner, features and class vectors
+# REQUIRED INPUTS: a fold's lists, episodes, base learner, features, records and class vectors
 # OUTPUTS: {dataset}/{backbone}/fold{fold}/{method}/shot{shot}/model.safetensors and seed{seed}.json (counts)
 
 
@@ -53,6 +53,7 @@ rule evaluate_method:
         base=f"{FOLD}/base.safetensors",
         embeddings=f"{ROOT}/{{dataset}}/embeddings.csv",
         features=lambda w: plan.cache_file("test", w.dataset, w.fold),
+        records=lambda w: plan.record_files(w.dataset, w.fold, w.method, w.shot),
         model=lambda w: plan.model_file(w.dataset, w.fold, w.method, w.shot),
     output:
         [f"{CELL}/seed{seed}.json" for seed in plan.seeds],
@@ -65,6 +66,7 @@ rule evaluate_method:
         code=lambda w: plan.code("evaluate", w.dataset, w.method),
         method=lambda w: plan.method_of(w.method),
         features=lambda w, input: ["--features", *input.features] if input.features else [],
+        records=lambda w, input: ["--records", input.base.rpartition("/")[0] + "/records"] if input.records else [],
         model=lambda w, input: ["--model", *input.model] if input.model else [],
         seeds=",".join(map(str, plan.seeds)),
         experiment=plan.experiment.experiment,
@@ -88,6 +90,7 @@ rule evaluate_method:
             --base {input.base:q} \
             --embeddings {input.embeddings:q} \
             {params.features:q} \
+            {params.records:q} \
             {params.model:q} \
             {params.store:q} \
             --threads {threads} \
