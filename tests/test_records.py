@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from symnet import evaluate, records
 from symnet.artifacts import Provenance, file_digest, read_json
-from symnet.backbones import build_backbone
+from symnet.backbones.loading import build_backbone
 from symnet.cells import Cell, Round, record_set
 from symnet.checkpoint import load_tensors, save_tensors
 from symnet.cli import app, learn

@@ -90,9 +90,11 @@ def numbered(name: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 def values_of(held: Any) -> dict[str, Tensor]:
-    """The tensors of a dataclass, those in lists and tuples numbered."""
+    """The tensors of a dataclass, those in lists and tuples numbered; what is None left out."""
     found: dict[str, Tensor] = {}
     for name, value in vars(held).items():
+        if value is None:
+            continue
         found |= numbered(name, value) if isinstance(value, (list, tuple)) else {name: value}
     return found
 
