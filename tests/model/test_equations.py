@@ -570,7 +570,6 @@ def episode_of(batch: int = 2, shots: int = 2, seed: int = 0) -> EpisodeInputs:
         priors=(rand(batch, shots, 6, 6, seed=seed + 3),),
         correlations=rand(batch, 4, 6, 6, seed=seed + 4),
         psi=rand(batch, shots, seed=seed + 5),
-        base_logits=randn(batch, 4, 6, 6, seed=seed + 6),
         base=rand(batch, 6, 6, seed=seed + 7),
         text=randn(batch, 3, seed=seed + 8),
     )
