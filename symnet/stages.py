@@ -68,7 +68,8 @@ _PLUMBING = {
     *(
         f"symnet.{name}"
         for name in (
-            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "methods", "progress", "protocols", "watch"),
+            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "lease", "methods", "progress", "protocols"),
+            "watch",
         )
     ),
     "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own
