@@ -42,7 +42,7 @@ PreemptMode=REQUEUE
 SchedulerParameters=batch_sched_delay=1,bf_interval=2,sched_interval=2
 ReturnToService=2
 MinJobAge=300
-KillWait=2
+KillWait=10
 SlurmdTimeout=10
 JobRequeue=1
 GresTypes=gpu
