@@ -113,3 +113,12 @@ def test_jobs_are_told_where_they_run_and_keep_their_memory(tmp_path: Path, monk
         "MALLOC_MMAP_MAX_": "7",
         "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     }
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(1, 30), (10, 300), (20, 600), (60, 3000), (1440, 85800)])
+def test_training_has_to_leave_before_its_time_limit(tmp_path: Path, minutes: int, seconds: int) -> None:
+    assert plan_of("demo.yaml", tmp_path).deadline_option({"runtime": minutes}) == ["--deadline", str(seconds)]
+
+
+def test_without_a_time_limit_training_has_no_deadline(tmp_path: Path) -> None:
+    assert plan_of("demo.yaml", tmp_path).deadline_option({"mem_mb": 1}) == []

@@ -17,15 +17,17 @@ from tests.workflow.conftest import TINY, Project
 STEPS = 12
 CELLS = "results/tiny/shapes/efficientnet_lite0/fold{fold}/symnet/shot1"
 
-# For `lease.py` of a project: a file `pace` slows training down, so that there is time to disturb it. A module that no code hash holds.
+# For `lease.py` of a project: a file `pace` says how long a step lasts, so that there is time to disturb it. No code hash holds that module.
 PACE = """
 
 _check = Lease.check
 
 
 def _slow_check(self: Lease) -> None:
-    if Path("pace").exists():
-        time.sleep(float(Path("pace").read_text()))
+    began = time.monotonic()
+    with suppress(FileNotFoundError):
+        while time.monotonic() - began < float(Path("pace").read_text()):
+            time.sleep(0.1)
     _check(self)
 
 
@@ -49,7 +51,10 @@ class OnSlurm:
     def pace(self, seconds: float | None) -> None:
         """How long a step of training lasts; None: as long as it does."""
         path = self.folder / "pace"
-        path.unlink(missing_ok=True) if seconds is None else path.write_text(str(seconds))
+        if seconds is None:
+            path.unlink()
+        else:
+            path.write_text(str(seconds))
 
     def start(self, *words: str) -> None:
         """`snakemake --profile slurm`, with the cluster's file."""

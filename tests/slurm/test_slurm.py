@@ -73,7 +73,7 @@ def test_a_time_limit_is_met_by_a_checkpoint_and_a_retry(untrained: OnSlurm, und
 
 def test_requeue_and_scancel(untrained: OnSlurm, undisturbed: Project) -> None:
     """One is SLURM's to start again, under its id; the other Snakemake's, as a retry."""
-    untrained.pace(0.5)
+    untrained.pace(2)
     untrained.start(*TARGETS)
     requeued, cancelled = untrained.training()
     time.sleep(2)
@@ -90,7 +90,7 @@ def test_requeue_and_scancel(untrained: OnSlurm, undisturbed: Project) -> None:
 
 def test_preemption(untrained: OnSlurm, undisturbed: Project) -> None:
     """A job of a better partition takes the node; SLURM starts the trainers again when it has ended."""
-    untrained.pace(0.5)
+    untrained.pace(2)
     untrained.start(*TARGETS)
     jobs = untrained.training()
     run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--comment=rule_urgent", "--wrap=sleep 2")
@@ -103,7 +103,7 @@ def test_preemption(untrained: OnSlurm, undisturbed: Project) -> None:
 
 
 def test_a_killed_snakemake_s_orphans_are_waited_for(untrained: OnSlurm, undisturbed: Project) -> None:
-    untrained.pace(1)
+    untrained.pace(1000)
     untrained.start(*TARGETS)
     orphans = untrained.training()
     untrained.kill()
@@ -121,7 +121,7 @@ def test_a_killed_snakemake_s_orphans_are_waited_for(untrained: OnSlurm, undistu
 
 def test_a_node_that_fails(untrained: OnSlurm, undisturbed: Project) -> None:
     """slurmd dies, and what it ran goes on: SLURM starts the jobs anew as soon as the node is back."""
-    untrained.pace(1)
+    untrained.pace(1000)
     untrained.start(*TARGETS)
     jobs = untrained.training()
     cluster = untrained.cluster
