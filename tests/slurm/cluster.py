@@ -80,6 +80,14 @@ def wait(what: str, ready: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that its parent has not asked for yet."""
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+
+
 class Cluster:
     """`folder` keeps the daemons' state and logs."""
 
@@ -128,7 +136,7 @@ class Cluster:
             os.kill(pid, number)
         except ProcessLookupError:
             return
-        wait(f"end of {pid_file.stem}", lambda: not Path(f"/proc/{pid}").exists())
+        wait(f"end of {pid_file.stem}", lambda: ended(pid))
 
     def node_state(self) -> str:
         return run("sinfo", "-h", "-o", "%t", "-n", self.host, check=False).split("\n")[0].strip()

@@ -50,20 +50,17 @@ def test_the_whole_benchmark(cluster: Cluster, undisturbed: Project, tmp_path: P
 
 
 def test_a_time_limit_is_met_by_a_checkpoint_and_a_retry(untrained: OnSlurm, undisturbed: Project) -> None:
-    """Meanwhile the controller is gone for 30 seconds."""
     size = {"mem_mb": 8000, "gpu": 1}
     untrained.configure(**{"set-resources": {"train_method": {"runtime": 1, **size}, "evaluate_method": {"runtime": 60, **size}}})
     untrained.pace(5)
     untrained.start(*TARGETS)
     first = untrained.training()
-    untrained.cluster.end(untrained.cluster.folder / "slurmctld.pid")
-    wait("deadline", lambda: len(untrained.runs("KILLED")) == 2, 90)
+    wait("deadlines", lambda: len(untrained.runs("KILLED")) == 2, 90)
     stops = [int(run.reason.split(" at step ")[1].split()[0]) for run in untrained.runs()]
     assert [run.reason for run in untrained.runs()] == [
         f"deadline at step {step} of {STEPS}; its state is saved, run the same command again" for step in stops
     ]
     untrained.pace(None)
-    untrained.cluster.start_controller()
     untrained.finish()
     check(untrained, undisturbed)
     assert resumed(untrained) == stops
