@@ -152,6 +152,13 @@ class Plan:
         cell = Cell(dataset, self.backbone(dataset), int(fold), row, int(shot))
         return [str(cell.folder(self.folder) / "model.safetensors")] if METHODS[self.method_of(row)].trained else []
 
+    def deadline_option(self, resources: Mapping[str, Any]) -> list[str]:
+        """When a training job has to save and leave: before its time limit, where it has one. Ten minutes of it, or half of a short one,
+        are for starting, the last step and saving. Snakemake does not record a function of resources: another limit retrains nothing.
+        """
+        minutes = resources.get("runtime")
+        return ["--deadline", str(60 * minutes - min(600, 30 * minutes))] if isinstance(minutes, int) else []
+
     def export(self) -> None:
         """Tell jobs, by the environment, where they run: that is no reason to run them again, so it is no parameter."""
         os.environ["SYMNET_PYTHON"] = sys.executable

@@ -49,7 +49,10 @@ class StopSignal:
             self.reason = "deadline"
         return bool(self.reason)
 
-    def restore(self) -> None:
+    def __enter__(self) -> "StopSignal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Give the signals back to whoever held them."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)

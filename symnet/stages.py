@@ -69,7 +69,7 @@ _PLUMBING = {
     *(
         f"symnet.{name}"
         for name in (
-            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "methods", "prefetch", "progress"),
+            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "lease", "methods", "prefetch", "progress"),
             *("protocols", "watch"),
         )
     ),

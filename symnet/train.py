@@ -4,10 +4,7 @@ Everything a step does is a function of its number, the weights and the generato
 that was killed and started again ends with the bytes of one that was not (on a CPU with the same number of threads).
 """
 
-import fcntl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +15,7 @@ from torch import Tensor
 
 from symnet.artifacts import Provenance
 from symnet.base_learner import BaseLearner, load_base
-from symnet.checkpoint import load_latest, save_state, save_tensors
+from symnet.checkpoint import load_latest, load_tensors, save_state, save_tensors
 from symnet.config import Settings
 from symnet.data.episodes import TrainingEpisodes, holdout
 from symnet.data.folds import FoldList, read_fold_list
@@ -26,6 +23,7 @@ from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.journal import Journal
+from symnet.lease import Lease, hold
 from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
 from symnet.prefetch import Stall
@@ -138,46 +136,73 @@ class Trainer:
 def train(
     settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, deadline: float | None = None
 ) -> None:
-    """Train and write the selected weights to `out`. Raises `Stopped` on a signal or the deadline, `UserError` on bad input or NaN."""
+    """Train and write the selected weights to `out`; nothing is done where it is there already. Waits while another process trains the run.
+
+    Raises `Stopped` on a signal or the deadline, `Lost` where another process took over, `UserError` on bad input or NaN.
+    """
+    inputs.check(settings.protocol.selection)
+    with StopSignal(deadline) as stop:
+
+        def ask() -> None:
+            if stop.requested:
+                raise Stopped(f"{stop.reason} while another process trains this run")
+
+        with hold(run.state, ask) as lease:
+            if _is_made(out, run.provenance):
+                print(f"{out}: there already, trained by another process with the same settings, code and inputs", flush=True)
+                return
+            for left in run.state.glob(".step-*.partial"):  # of a trainer killed while it saved
+                left.unlink()
+            _train(settings, data_root, inputs, run, out, device, stop, lease)
+
+
+def _is_made(out: Path, provenance: Provenance) -> bool:
+    """Whether `out` is whole and of this run."""
+    try:
+        return load_tensors(out, STAGE)[2].model_copy(update={"content": ""}) == provenance
+    except UserError:
+        return False
+
+
+def _train(
+    settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, stop: StopSignal, lease: Lease
+) -> None:
+    """The run, from its last checkpoint on; the lease is ours."""
     selection = settings.protocol.selection
-    inputs.check(selection)
-    with _only_writer(run.state):
-        train_list, held = holdout(read_fold_list(inputs.train_list), settings.base.holdout, settings.base.seed)
-        _, vectors = read_embeddings(inputs.embeddings)
-        torch.manual_seed(settings.train.seed)
-        base = load_base(inputs.base).to(device)
-        if not base.classes:
-            raise UserError(f"{inputs.base}: was imported without its fold, so its base classes are not known; import it with --fold")
-        source = open_source(settings, data_root, "train", inputs.features, base, device, inputs.store)
-        tested = source
-        if selection == "test_best":
-            tested = open_source(settings, data_root, "test", inputs.test_features, base, device, inputs.store)
-        chosen_on = validation_episodes(settings, held, inputs.test_list, run.shots)
-        size = settings.train.batch_size // settings.train.accumulate
-        validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size)
-        method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
-        trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
-        found = load_latest(run.state, STAGE, run.provenance.settings)
-        if found is not None:
-            trainer.load(*found)
-        tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps)}
-        journal = Journal(run.journal, run.provenance.settings, run.params, tags)
-        stop = StopSignal(deadline)
-        try:
-            _loop(settings, trainer, base, source, train_list, validation, torch.from_numpy(vectors), run, journal, stop)
-        except Stopped as reason:
-            journal.end("KILLED", str(reason))
-            raise
-        except (UserError, RuntimeError) as error:
-            journal.end("FAILED", str(error))
-            raise
-        finally:
-            stop.restore()
-        weights = trainer.weights() if trainer.best is None else trainer.best[1]
-        meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": selection}
-        meta["model"] = settings.model.model_dump(mode="json") if "model" in METHODS[run.method].settings else None
-        save_tensors(out, weights, meta | {"score": None if trainer.best is None else trainer.best[0]}, run.provenance)
-        journal.end("FINISHED")
+    train_list, held = holdout(read_fold_list(inputs.train_list), settings.base.holdout, settings.base.seed)
+    _, vectors = read_embeddings(inputs.embeddings)
+    torch.manual_seed(settings.train.seed)
+    base = load_base(inputs.base).to(device)
+    if not base.classes:
+        raise UserError(f"{inputs.base}: was imported without its fold, so its base classes are not known; import it with --fold")
+    source = open_source(settings, data_root, "train", inputs.features, base, device, inputs.store)
+    tested = source
+    if selection == "test_best":
+        tested = open_source(settings, data_root, "test", inputs.test_features, base, device, inputs.store)
+    chosen_on = validation_episodes(settings, held, inputs.test_list, run.shots)
+    size = settings.train.batch_size // settings.train.accumulate
+    validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size)
+    method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
+    trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
+    found = load_latest(run.state, STAGE, run.provenance.settings)
+    if found is not None:
+        trainer.load(*found)
+    tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps)}
+    lease.check()
+    journal = Journal(run.journal, run.provenance.settings, run.params, tags)
+    try:
+        _loop(settings, trainer, base, source, train_list, validation, torch.from_numpy(vectors), run, journal, stop, lease)
+    except Stopped as reason:
+        journal.end("KILLED", str(reason))
+        raise
+    except (UserError, RuntimeError) as error:
+        journal.end("FAILED", str(error))
+        raise
+    weights = trainer.weights() if trainer.best is None else trainer.best[1]
+    meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": selection}
+    meta["model"] = settings.model.model_dump(mode="json") if "model" in METHODS[run.method].settings else None
+    save_tensors(out, weights, meta | {"score": None if trainer.best is None else trainer.best[0]}, run.provenance)
+    journal.end("FINISHED")
 
 
 def _loop(
@@ -191,6 +216,7 @@ def _loop(
     run: Run,
     journal: Journal,
     stop: StopSignal,
+    lease: Lease,
 ) -> None:
     """Steps from the trainer's position to the end."""
     t = settings.train
@@ -208,6 +234,7 @@ def _loop(
             for name, value in _gather(trainer.method, base, source, piece, vectors).items():
                 seen[name] = seen[name] + value if name in seen else value
         trainer.advance()
+        lease.check()
         watch.add(trainer.step, seen, last=trainer.step == trainer.steps)
         if validation.episodes and (trainer.step % every == 0 or trainer.step == trainer.steps):
             score = validation.score(trainer.method)
@@ -215,6 +242,7 @@ def _loop(
             if trainer.best is None or score > trainer.best[0]:
                 trainer.best = (score, trainer.weights())
         if stop.requested or time.monotonic() - saved > run.checkpoint_seconds:
+            lease.check()
             meta = {"best": None if trainer.best is None else trainer.best[0]}
             save_state(run.state, trainer.step, trainer.tensors(), meta, run.provenance)
             saved = time.monotonic()
@@ -230,17 +258,3 @@ def _gather(method: Method, base: BaseLearner, source: Source, piece: MicroBatch
     objective, parts, outputs = method.losses(base.backbone, batch, divisors)
     objective.backward()
     return observe(objective, parts, outputs, batch.query_mask)
-
-
-@contextmanager
-def _only_writer(state: Path) -> Iterator[None]:
-    """Hold the state folder's lock: a second trainer of the same run is refused, never interleaved. Freed when the process ends."""
-    state.mkdir(parents=True, exist_ok=True)
-    with open(state / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{state}: another process trains this run; wait for it, or stop it") from None
-        for left in state.glob(".*.partial"):  # of a trainer killed while it saved
-            left.unlink()
-        yield

@@ -126,3 +126,12 @@ def test_records_are_for_rows_that_read_them_where_test_features_are_cached(tmp_
         expected = [str(folder / part / "shot5" / f"seed{seed}.json") for part in parts for seed in (3, 4)]
         assert plan.record_files("shapes", 1, row, 5) == expected
         assert plan.record_files("shapes", 2, row, 5) == plan.record_files("shapes", 3, row, 5) == []
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(1, 30), (10, 300), (20, 600), (60, 3000), (1440, 85800)])
+def test_training_has_to_leave_before_its_time_limit(tmp_path: Path, minutes: int, seconds: int) -> None:
+    assert plan_of("demo.yaml", tmp_path).deadline_option({"runtime": minutes}) == ["--deadline", str(seconds)]
+
+
+def test_without_a_time_limit_training_has_no_deadline(tmp_path: Path) -> None:
+    assert plan_of("demo.yaml", tmp_path).deadline_option({"mem_mb": 1}) == []

@@ -1,6 +1,7 @@
 """Training, on a handful of drawn images: runs that survive a stop, batches in parts, and what the weights are chosen on."""
 
 import json
+import time
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from symnet.data.readers import open_reader
 from symnet.errors import UserError
 from symnet.features import View
 from symnet.journal import read_journal
+from symnet.lease import Lost, hold
 from symnet.runtime import StopSignal
 from symnet.sources import CacheSource, Features, ImageSource, requests_of
 from symnet.stages import slice_settings
@@ -62,9 +64,43 @@ def test_a_checkpoint_at_every_step_changes_nothing(bench: Bench, tmp_path: Path
     assert len(list((tmp_path / "often").glob("step-*"))) == 2
 
 
-def test_a_second_trainer_of_the_same_run_is_refused(bench: Bench, tmp_path: Path) -> None:
-    with train._only_writer(tmp_path / "busy"), pytest.raises(UserError, match="another process trains this run"):
-        bench.train(tmp_path / "busy.safetensors")
+def test_a_second_trainer_of_the_same_run_waits(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves when it is told to; what the first made is not made again."""
+    out = tmp_path / "busy.safetensors"
+    with hold(tmp_path / "busy", lambda: None), monkeypatch.context() as patched:
+        patched.setattr(StopSignal, "requested", True)
+        patched.setattr(StopSignal, "reason", "SIGTERM", raising=False)
+        with pytest.raises(train.Stopped, match="while another process trains this run"):
+            bench.train(out)
+    assert [path.name for path in (tmp_path / "busy").iterdir()] == ["lock"]
+    whole = file_digest(bench.train(out))
+    journal = out.with_suffix(".jsonl").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "_train", None)
+        bench.train(out)
+    assert (file_digest(out), out.with_suffix(".jsonl").read_bytes()) == (whole, journal)
+    with open(out, "r+b") as file:
+        file.truncate(1000)
+    assert file_digest(bench.train(out)) == whole
+
+
+def test_a_trainer_that_lost_its_lease_writes_no_more(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "lost.safetensors"
+    plain = train.Trainer.advance
+
+    def advance(trainer: train.Trainer) -> None:
+        plain(trainer)
+        if trainer.step == 4:
+            (tmp_path / "lost" / "lease.json").write_text('{"host": "n1", "pid": 7, "job": "12", "token": "other", "locked": false}')
+            monkeypatch.setattr(time, "monotonic", lambda: 1e9)  # suspended for long
+
+    monkeypatch.setattr(train.Trainer, "advance", advance)
+    with pytest.raises(Lost, match="process 7 on n1, SLURM job 12"):
+        bench.train(out, checkpoint_seconds=0)
+    assert not out.exists()
+    assert [path.name for path in sorted((tmp_path / "lost").glob("step-*"))][-1] == "step-00000003.safetensors"
+    (run,) = read_journal(out.with_suffix(".jsonl"))
+    assert run.status == "RUNNING"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

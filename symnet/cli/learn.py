@@ -146,6 +146,7 @@ def train(
 
     Example: see the command that `snakemake -np all` prints for rule train_method.
     """
+    from symnet.lease import Lost
     from symnet.train import Inputs, Run, Stopped
     from symnet.train import train as train_
 
@@ -171,7 +172,7 @@ def train(
     run = Run(method, shot, state, cell.journal(results), provenance, params, checkpoint_seconds)
     try:
         train_(settings, data_root(settings, results), inputs, run, out, use_device(device, threads), deadline)
-    except Stopped as reason:
+    except (Stopped, Lost) as reason:
         print(f"symnet: stopped by {reason}", file=sys.stderr)
         raise typer.Exit(EXIT_AGAIN) from None
 

@@ -51,7 +51,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("Snakefile", "all", "workflow", "symnet", "profiles", "config", "environment.yml"):
+        for name in ("Snakefile", "all", "workflow", "symnet", "profiles", "slurm", "config", "environment.yml"):
             source = ROOT / name
             if source.is_symlink():
                 (folder / name).symlink_to(source.readlink())

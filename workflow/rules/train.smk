@@ -23,6 +23,7 @@ rule train_method:
         features=lambda w, input: ["--features", *input.features] if input.features else [],
         tests=lambda w: sum(plan.test_files(w.dataset, w.fold, w.method).items(), ()),
         store=lambda w, input: plan.store_option(w.dataset, input),
+        deadline=lambda w, resources: plan.deadline_option(resources),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet train \
@@ -39,6 +40,7 @@ rule train_method:
             {params.features:q} \
             {params.tests:q} \
             {params.store:q} \
+            {params.deadline:q} \
             --threads {threads} \
             --out {output:q} \
             >{log:q} 2>&1

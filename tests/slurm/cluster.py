@@ -1,0 +1,149 @@
+"""A SLURM of one node on this machine, started and stopped by its own daemons: no systemd, no cgroups, GPUs that are only named."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ETC, MUNGE = Path("/etc/slurm"), Path("/run/munge")
+OURS = "# written by symnet's tests"
+DEVICES = ("null", "zero", "full", "random")  # four character devices pose as GPUs
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "runuser")
+
+# Not in the environment: the executor takes SLURM_* away from the jobs' own srun, so the file has to lie where SLURM looks.
+CONF = f"""{OURS}
+ClusterName=symnet
+SlurmctldHost={{host}}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=cred_expire=5
+StateSaveLocation={{folder}}/state
+SlurmdSpoolDir={{folder}}/spool
+SlurmctldPidFile={{folder}}/slurmctld.pid
+SlurmdPidFile={{folder}}/slurmd.pid
+SlurmctldLogFile={{folder}}/slurmctld.log
+SlurmdLogFile={{folder}}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SchedulerParameters=batch_sched_delay=1,bf_interval=2,sched_interval=2
+ReturnToService=2
+MinJobAge=300
+KillWait=10
+SlurmdTimeout=10
+JobRequeue=1
+GresTypes=gpu
+NodeName={{host}} NodeAddr=127.0.0.1 CPUs=32 RealMemory=400000 Gres=gpu:fake:{len(DEVICES)} State=UNKNOWN
+PartitionName=batch Nodes=ALL Default=YES PriorityTier=1 State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=10 State=UP
+"""
+
+
+def why_not() -> str:
+    """What keeps a cluster from being started here; empty where nothing does."""
+    if os.geteuid() != 0:
+        return "SLURM's daemons are started as root"
+    absent = [name for name in PROGRAMS if not shutil.which(name)]
+    if absent:
+        return f"{', '.join(absent)} missing: install Debian's slurm-wlm and munge"
+    conf = ETC / "slurm.conf"
+    if conf.exists() and not conf.read_text().startswith(OURS):
+        return f"{conf} is there: this machine has a cluster of its own"
+    return ""
+
+
+def run(*words: object, check: bool = True) -> str:
+    """Output of a command."""
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60, check=False)
+    assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def wait(what: str, ready: Callable[[], object], seconds: float = 60) -> None:
+    """Until `ready()` is true."""
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, f"no {what} after {seconds} s"
+        time.sleep(0.2)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that its parent has not asked for yet."""
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+
+
+class Cluster:
+    """`folder` keeps the daemons' state and logs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.host = folder, socket.gethostname().partition(".")[0]
+        self.own_munge = False
+
+    def start(self) -> None:
+        ETC.mkdir(exist_ok=True)
+        (ETC / "slurm.conf").write_text(CONF.format(host=self.host, folder=self.folder))
+        (ETC / "gres.conf").write_text(f"{OURS}\n" + "".join(f"Name=gpu Type=fake File=/dev/{name}\n" for name in DEVICES))
+        for name in ("state", "spool"):
+            (self.folder / name).mkdir()
+        if not (MUNGE / "munge.socket.2").exists():
+            MUNGE.mkdir(exist_ok=True)
+            shutil.chown(MUNGE, "munge", "munge")
+            run("runuser", "-u", "munge", "--", "munged")
+            self.own_munge = True
+        self.start_controller("-c")
+        self.start_node()
+        wait("idle node", lambda: self.node_state() == "idle")
+
+    def stop(self) -> None:
+        run("scancel", "--user=root", check=False)
+        for name in ("slurmd", "slurmctld"):
+            self.end(self.folder / f"{name}.pid")
+        if self.own_munge:
+            self.end(MUNGE / "munged.pid")
+        for name in ("slurm.conf", "gres.conf"):
+            (ETC / name).unlink(missing_ok=True)
+
+    def start_controller(self, *options: str) -> None:
+        """slurmctld; after a stop it goes on with the jobs it knew."""
+        run("slurmctld", "-i", *options)
+        wait("controller", lambda: run("scontrol", "ping", check=False).count(" is UP"))
+
+    def start_node(self) -> None:
+        run("slurmd")
+
+    def end(self, pid_file: Path, number: int = signal.SIGTERM) -> None:
+        """Send a daemon a signal and wait until it is gone."""
+        if not pid_file.exists():
+            return
+        pid = int(pid_file.read_text())
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+        wait(f"end of {pid_file.stem}", lambda: ended(pid))
+
+    def node_state(self) -> str:
+        return run("sinfo", "-h", "-o", "%t", "-n", self.host, check=False).split("\n")[0].strip()
+
+    def jobs(self, rule: str = "") -> list[dict[str, str]]:
+        """id, state, partition, GRES, restarts, comment of every job that the controller knows, oldest first; of one rule, if told."""
+        found = run("squeue", "--states=all", "--noheader", "--sort=i", "--Format=JobID:|,State:|,Partition:|,tres-per-job:|,Comment:200")
+        names = ("id", "state", "partition", "gres", "comment")
+        rows = [dict(zip(names, map(str.strip, line.split("|")), strict=True)) for line in found.splitlines() if line.strip()]
+        return [row for row in rows if row["comment"].startswith(f"rule_{rule}")]
