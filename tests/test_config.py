@@ -358,7 +358,7 @@ def test_lines_of_the_reference() -> None:
         "| `train.validate_every` | whole number or null | `null` | 1 and more | steps between validations; null: once an epoch |" in lines
     )
     assert "| `base.scale` | list of 2 numbers | `[0.5, 2.0]` |  | range of the random scale |" in lines
-    assert '| `features.dtype` | choice | `"float16"` | `float16`, `float32` | number format of the cached maps |' in lines
+    assert '| `features.dtype` | choice | `"float16"` | `float16`, `float32` | number format of cached maps and records |' in lines
 
 
 VALIDATOR = Draft202012Validator(config_reference.schema())
