@@ -37,8 +37,8 @@ def message(over: Mapping[str, Any]) -> str:
 
 
 SECTION_NAMES = "data, store, shapes, protocol, pixels, backbone, text, base, features, model, train, evaluate"
-TOP_NAMES = "experiment, data_root, results, device, threads, shots, seeds, methods, variants, tables, groups, preset, presets, datasets, "
-TOP_NAMES += "folds"
+TOP_NAMES = "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, tables, groups, preset, presets, "
+TOP_NAMES += "datasets, folds"
 
 
 @pytest.mark.parametrize(
