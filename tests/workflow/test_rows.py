@@ -68,7 +68,7 @@ def test_missing_data_is_told_and_stops_a_run_before_its_first_job(own: Project)
     done = own.snakemake(configfile=("config/mini_ablations.yaml", "all"))
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("symnet: nothing was run: pascal5i: images and index masks are missing: put the data set's folder at ")
+    assert last.startswith("symnet: nothing was run: pascal5i: images and index masks missing: put it at data/voc2012, under ")
     assert not list((own.folder / "results" / "mini_ablations").rglob("*.log"))
     again = own.snakemake(configfile=("config/mini_ablations.yaml", "all"))  # no lock is left behind
     assert again.stderr.splitlines()[-1] == last
