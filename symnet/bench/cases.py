@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from symnet.bench.material import BASE_CLASSES, Material
 from symnet.bench.timing import Case, Values, gradients, numbered, values_of
 from symnet.data.episodes import Episode
 from symnet.methods.base import EpisodeBatch
+from symnet.model.base import PSPHead
 from symnet.model.episode import EpisodeInputs
+from symnet.model.head import Head
 from symnet.model.segmentation import cross_entropy
 from symnet.scoring import Counts
 from symnet.sources import episode_masks, make_batch
@@ -69,10 +71,10 @@ def train_step(material: Material, shots: int, cached: bool = False) -> Case:
         inputs = method.freeze(material.backbone, batch, training=True)
         yield values_of(inputs), values_of(_plain_inputs(material, batch, training=True))
         method.eval()  # no dropout
-        parts = method.head.losses(method.head(inputs, with_triplet=True), batch.query_mask.long())
-        plain_parts, _, _ = twins.losses(method.head, inputs, batch.query_mask)
-        ours, twin = (found | gradients(method, method.head.objective(found)) for found in (parts, plain_parts))
-        yield ours, twin
+        yield _losses(method.head, inputs, batch.query_mask)
+        exact = copy.deepcopy(method.head).double()
+        ours, twin = (exact.objective(parts) for parts in _losses(exact, _doubled(inputs), batch.query_mask))
+        yield gradients(exact, ours), gradients(exact, twin)
         method.train()
 
     name = f"train step, {shots}-shot" + (", from the cache" if cached else "")
@@ -134,17 +136,33 @@ def base_step(material: Material) -> Case:
 
     def compare() -> Pairs:  # of the head, and to the features: beyond them both are the same network
         whole.train()
-        high = network.levels(network(images)).high.detach().requires_grad_()
+        high = network.levels(network(images)).high.detach()
+        exact, features = copy.deepcopy(head).double(), high.double().requires_grad_()
 
-        def values(loss_of: Callable[[], Tensor]) -> Values:
+        def loss_of(fast: bool, module: PSPHead, given: Tensor) -> Tensor:
             torch.manual_seed(0)  # the same dropout
-            loss = loss_of()
-            return {"loss": loss, "gradient of features": torch.autograd.grad(loss, high, retain_graph=True)[0], **gradients(head, loss)}
+            return cross_entropy(module(given), labels) if fast else twins.cross_entropy(twins.psp(module, given), labels)
 
-        ours = values(lambda: cross_entropy(head(high), labels))
-        yield ours, values(lambda: twins.cross_entropy(twins.psp(head, high), labels))
+        with torch.no_grad():
+            yield {"loss": loss_of(True, head, high)}, {"loss": loss_of(False, head, high)}
+        ours, twin = (loss_of(fast, exact, features) for fast in (True, False))
+        yield gradients(exact, ours, features), gradients(exact, twin, features)
 
     return Case("base learner step", "images", count, lambda: learn(network, head, optimiser, images, labels, True), plain, compare)
+
+
+def _losses(head: Head, inputs: EpisodeInputs, query_mask: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parts of the objective, by the fast path and by the twin."""
+    parts = head.losses(head(inputs, with_triplet=True), query_mask.long())
+    return parts, twins.losses(head, inputs, query_mask)[0]
+
+
+def _doubled(inputs: EpisodeInputs) -> EpisodeInputs:
+    """In float64, in which gradients are compared: in float32 a ReLU here and there falls on the other side of 0, and takes them along."""
+    own: dict[str, Any] = {
+        name: held.double() for name, held in vars(inputs).items() if isinstance(held, Tensor) and held.is_floating_point()
+    }
+    return dataclasses.replace(inputs, **own, priors=tuple(prior.double() for prior in inputs.priors))
 
 
 def _one_of(batch: EpisodeBatch, i: int) -> EpisodeBatch:

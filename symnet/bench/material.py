@@ -46,8 +46,8 @@ class Sizes:
     image_side: int = 500  # VOC's longer side
 
 
-QUICK = Sizes("efficientnet_lite0", 225, 4, 64, 64, 225, 8, rounds=3)
-ON_CPU = Sizes("resnet50", 193, 2, 256, 512, 193, 4, rounds=5)
+QUICK = Sizes("efficientnet_lite0", 161, 4, 64, 64, 161, 4, rounds=3)
+ON_CPU = Sizes("resnet50", 161, 2, 256, 512, 161, 4, rounds=3)
 ON_GPU = Sizes("resnet50", 473, 8, 256, 512, 417, 12, rounds=20)
 
 

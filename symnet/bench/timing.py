@@ -99,10 +99,13 @@ def values_of(held: Any) -> dict[str, Tensor]:
     return found
 
 
-def gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
-    """Of every parameter that trains, by name. Those of a few numbers are joined: sums over all pixels, they may nearly cancel."""
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    whole = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+def gradients(module: nn.Module, loss: Tensor, features: Tensor | None = None) -> dict[str, Tensor]:
+    """Of every parameter that trains, by name, and of features.
+
+    Those of a few numbers are joined: sums over all pixels, they may nearly cancel.
+    """
+    wanted = {name: p for name, p in module.named_parameters() if p.requires_grad} | ({} if features is None else {"features": features})
+    whole = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
     small = [gradient.flatten() for gradient in whole.values() if gradient.numel() < SMALL]
     found = {f"gradient of {name}": gradient for name, gradient in whole.items() if gradient.numel() >= SMALL}
     return found | ({"gradient of small parameters": torch.cat(small)} if small else {})

@@ -24,7 +24,7 @@ def resize(x: Tensor, size: int) -> Tensor:
 def interpolation_matrix(n: int, m: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[m, n]: the weights of n samples in each of m interpolated ones. A constant: no gradient, kept per device and type."""
     with torch.inference_mode(False), torch.no_grad():
-        eye = torch.eye(n, device=device, dtype=torch.float32)
+        eye = torch.eye(n, device=device, dtype=torch.promote_types(dtype, torch.float32))
         return F.interpolate(eye[None], size=m, mode="linear", align_corners=True)[0].T.contiguous().to(dtype)
 
 
