@@ -7,8 +7,9 @@ it depends on, and, where a data set was indexed before, the fold lists (so that
 import hashlib
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,11 @@ class Plan:
 
     def _store(self, dataset: str) -> Path:
         return self.folder / dataset / "store.json"
+
+    @staticmethod
+    def records_folder(base: str) -> str:
+        """Where the records of a fold lie: beside its base learner."""
+        return str(Path(base).parent / "records")
 
     def base_files(self) -> list[str]:
         """What was measured of each base learner."""
@@ -255,6 +261,11 @@ class Plan:
     def _slice(self, stage: str, dataset: str, fold: int | None, row: str = "") -> tuple[str, str]:
         values = slice_settings(self.settings(dataset, fold, row or None), stage, self.method_of(row) if row else None)
         return self.slice_path(stage, dataset, fold, row), json.dumps(values, indent=1) + "\n"
+
+
+def alternatives(names: Iterable[str]) -> str:
+    """A wildcard constraint that allows these names alone; of none of them, nothing."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def mark(path: Path) -> str:

@@ -68,7 +68,7 @@ rule evaluate_method:
         code=lambda w: plan.code("evaluate", w.dataset, w.method),
         method=lambda w: plan.method_of(w.method),
         features=lambda w, input: ["--features", *input.features] if input.features else [],
-        records=lambda w, input: ["--records", input.base.rpartition("/")[0] + "/records"] if input.records else [],
+        records=lambda w, input: ["--records", plan.records_folder(input.base)] if input.records else [],
         model=lambda w, input: ["--model", *input.model] if input.model else [],
         seeds=",".join(map(str, plan.seeds)),
         experiment=plan.experiment.experiment,
