@@ -58,6 +58,7 @@ class Experiment(BaseModel):
     variants: dict[Name, dict[str, Any]] = Field(
         {}, description="rows that are a `method` with other settings, for all folds: its name, and overrides of model, train, evaluate"
     )
+    published: bool = Field(True, description="show the field's published rows, marked, in the tables of PASCAL-5i and COCO-20i")
     tables: dict[Name, AblationTable] = Field({}, description="tables beside the main one: chosen rows in a chosen order")
     groups: dict[Name, tuple[str, ...]] = Field({}, description="named groups of classes, whose mean IoU groups.csv tells")
     preset: str | None = Field(None, description="name of one of `presets`, laid over the file")
@@ -140,7 +141,7 @@ class Experiment(BaseModel):
         for row in (*self.methods, *self.variants):
             self.method_of(row)
         for name, table in self.tables.items():
-            if name in OWN_TABLES:
+            if name in OWN_TABLES or name.startswith("paper-"):
                 raise UserError(f"tables.{name}: is a table of every experiment; give this one another name")
             for label, row in table.rows.items():
                 if row not in self.methods:

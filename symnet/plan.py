@@ -22,7 +22,7 @@ from symnet.data.folds import refresh_folds
 from symnet.experiment import Experiment, make_experiment
 from symnet.methods import METHODS
 from symnet.provision import NEEDS, Need, Provision
-from symnet.report import PUBLISHED
+from symnet.report import PUBLISHED, PUBLISHED_RESULTS, PUBLISHED_SETS
 from symnet.report.counts import PUBLISHED_COUNTS
 from symnet.stages import code_hash, restrict, slice_settings
 
@@ -82,8 +82,9 @@ class Plan:
         return [str(cell.metrics(self.folder, seed)) for cell in self.cells() for seed in self.seeds]
 
     def table_files(self) -> dict[str, list[str]]:
-        """The files of each table that the experiment defines beside the main one."""
-        return {name: [str(self.folder / "tables" / f"{name}{end}") for end in (".csv", ".tex")] for name in self.experiment.tables}
+        """The files of each table beside the main one: a paper's, one a data set, and those that the experiment defines."""
+        names = [*(f"paper-{dataset}" for dataset in self.datasets), *self.experiment.tables]
+        return {name: [str(self.folder / "tables" / f"{name}{end}") for end in (".csv", ".tex")] for name in names}
 
     def slice_path(self, stage: str, dataset: str = "", fold: int | str | None = None, row: str = "") -> str:
         """The JSON that holds what a job depends on."""
@@ -181,7 +182,12 @@ class Plan:
 
     def published_mark(self) -> str:
         """Changes when the published figures and counts, printed beside ours, do."""
-        return mark(PUBLISHED) + mark(PUBLISHED_COUNTS)
+        return mark(PUBLISHED) + mark(PUBLISHED_COUNTS) + mark(PUBLISHED_RESULTS)
+
+    def _published(self) -> dict[str, str]:
+        """Data sets beside whose rows published ones are shown, and their names in the published figures."""
+        kinds = {dataset: self.settings(dataset).data.classes for dataset in self.datasets if self.experiment.published}
+        return {dataset: PUBLISHED_SETS[kind] for dataset, kind in kinds.items() if isinstance(kind, str) and kind in PUBLISHED_SETS}
 
     def vectors_mark(self, dataset: str) -> str:
         """Changes when the user's file of word vectors does; empty where it is absent, or ours: then its marker tells."""
@@ -246,6 +252,7 @@ class Plan:
             "tables": tables,
             "groups": self.experiment.groups,
             "rows": {row: self.method_of(row) for row in self.rows},
+            "published": self._published(),
         }
         yield self.slice_path("tables"), json.dumps(expected, indent=1) + "\n"
         for dataset in self.datasets:

@@ -37,8 +37,8 @@ def message(over: Mapping[str, Any]) -> str:
 
 
 SECTION_NAMES = "data, store, shapes, protocol, pixels, backbone, text, base, features, model, train, evaluate"
-TOP_NAMES = "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, tables, groups, preset, presets, "
-TOP_NAMES += "datasets, folds"
+TOP_NAMES = "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, published, tables, groups, preset, "
+TOP_NAMES += "presets, datasets, folds"
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,15 @@ from symnet.stages import code_hash
 
 
 @app.command(rich_help_panel=RESULTS)
-def tables(config: Config, results: Results, out: Out) -> None:
-    """Aggregate metric files into main.csv, main.tex and their like.
+def tables(
+    config: Config,
+    results: Results,
+    out: Out,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="While runs are unfinished: leave out cells without all of their seeds.")
+    ] = False,
+) -> None:
+    """Aggregate metric files into main.csv, main.tex and their like. A missing or broken file is refused, or `--` with --partial.
 
     Example: symnet tables --config results/demo/settings/tables.json --results results/demo --out results/demo/tables
     """
@@ -25,7 +32,9 @@ def tables(config: Config, results: Results, out: Out) -> None:
 
     expected = json.loads(config.read_text(encoding="utf-8"))
     own = {name: AblationTable(**table) for name, table in expected["tables"].items()}
-    make_tables([Cell(**cell) for cell in expected["cells"]], expected["seeds"], results, out, own, expected["groups"])
+    cells, groups, published = [Cell(**cell) for cell in expected["cells"]], expected["groups"], expected["published"]
+    for line in make_tables(cells, expected["seeds"], results, out, own, groups, published, partial):
+        print(f"left out: {line}")
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -17,6 +17,8 @@ from symnet.protocols import SCORINGS
 
 KEYS = ("variant", "protocol", "protocol_stamp", "classes", "outputs", "left_out", "episodes")  # of a metric file, beside the cell
 PUBLISHED = Path(__file__).with_name("ablations.csv")  # Tables 3 to 6 of the paper
+PUBLISHED_RESULTS = Path(__file__).with_name("published.csv")  # Tables 1 and 2
+PUBLISHED_SETS = {"voc": "pascal5i", "coco": "coco20i"}  # data.classes -> the data set's name there
 SHOWN = 8  # problems told in one message
 
 

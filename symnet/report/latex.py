@@ -42,6 +42,11 @@ def title(column: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def best_two(table: pd.DataFrame) -> pd.DataFrame:
+    """Styles of a table of numbers: each column's best bold, its second underlined, by the two decimals that are printed."""
+    return table.round(2).apply(_marks)
+
+
 def _marks(column: "pd.Series[float]") -> "pd.Series[str]":
     """The best of a column bold, the second underlined, by the two decimals that are printed."""
     values = sorted(set(column.dropna()), reverse=True)[:2]

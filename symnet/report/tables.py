@@ -21,6 +21,7 @@ from symnet.protocols import SCORINGS
 from symnet.report import Round, read_rounds, refuse
 from symnet.report.ablation import ablation_latex, ablation_table
 from symnet.report.latex import caption, footnotes, latex
+from symnet.report.paper import paper_latex, paper_table
 
 STAGE = "tables"
 ROW = ["dataset", "method", "backbone", "variant", "protocol", "shot"]  # what tells one row from another
@@ -35,21 +36,31 @@ def make_tables(
     out: Path,
     tables: Mapping[str, AblationTable] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
-) -> None:
+    published: Mapping[str, str] | None = None,
+    partial: bool = False,
+) -> list[str]:
     """Write the tables of `cells`, each tested with every one of `seeds`, from the metric files under `root` into `out`.
 
     `tables` are those that the experiment defines, NAME.csv and NAME.tex; `groups` are named groups of classes, of groups.csv.
+    `published`: data sets beside whose rows the field's published ones stand, and their names in those figures.
     `out`/tables.json tells the sha256 of each table and of the metric files it is made from. Raises `UserError` with the list of
-    what is missing, there twice, mixed or broken; nothing is written then.
+    what is missing, there twice, mixed or broken; nothing is written then. partial: a cell of which a round is missing or broken is left
+    out whole, and with it the means over its folds: `--` in LaTeX. Returns the lines that say which.
     """
+    absent: dict[Cell, str] = {}
+    if partial:
+        cells, absent = _whole(cells, seeds, root)
     rounds = read_rounds([cell.metrics(root, seed) for cell in cells for seed in seeds])
     refuse(rounds, {(cell, seed) for cell in cells for seed in seeds})
     scores, classes = _scores(rounds)
-    main = _averaged(scores[scores["main"]], ROW, [])
+    folds: dict[tuple[str, int], set[int]] = {}
+    for cell in [*cells, *absent]:
+        folds.setdefault((cell.dataset, cell.shot), set()).add(cell.fold)
+    main = _averaged(scores[scores["main"]], ROW, [], folds)
     texts = {
         "main.csv": _csv(main),
         "main.tex": main_latex(main, rounds),
-        "scorings.csv": _csv(_averaged(scores, [*ROW, "scoring"], ["fb_iou"])),
+        "scorings.csv": _csv(_averaged(scores, [*ROW, "scoring"], ["fb_iou"], folds)),
         "per_class.csv": _csv(_per_class(classes)),
         "groups.csv": _csv(_grouped(classes, groups or {})),
         "base.csv": _csv(_bases(cells, root)),
@@ -57,11 +68,28 @@ def make_tables(
     for name, table in (tables or {}).items():
         made = ablation_table(main, table)
         texts |= {f"{name}.csv": _csv(made), f"{name}.tex": ablation_latex(made, table, rounds)}
+    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+        wide = paper_table(main, dataset, (published or {}).get(dataset))
+        texts |= {f"paper-{dataset}.csv": _csv(wide), f"paper-{dataset}.tex": paper_latex(wide, dataset, rounds)}
     for name, text in texts.items():
         write_text(out / name, text)
     files = [*(one.path for one in rounds), *sorted({cell.base(root) for cell in cells if cell.base(root).is_file()})]
     inputs = {path.relative_to(root).as_posix(): file_digest(path) for path in files}
     write_json(out / "tables.json", {name: file_digest(out / name) for name in texts}, Provenance(stage=STAGE, inputs=inputs))
+    return list(absent.values())
+
+
+def _whole(cells: Sequence[Cell], seeds: Sequence[int], root: Path) -> tuple[list[Cell], dict[Cell, str]]:
+    """The cells all of whose rounds are there and sound, and of each other one what is not. Raises `UserError` where none is whole."""
+    absent: dict[Cell, str] = {}
+    for cell in cells:
+        try:
+            read_rounds([cell.metrics(root, seed) for seed in seeds])
+        except UserError as error:
+            absent[cell] = str(error)
+    if len(absent) == len(cells):
+        raise UserError(f"{root}: no cell has all of its rounds yet; {next(iter(absent.values()))}")
+    return [cell for cell in cells if cell not in absent], absent
 
 
 def _scores(rounds: Sequence[Round]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -86,14 +114,20 @@ def _scores(rounds: Sequence[Round]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return frames
 
 
-def _averaged(scores: pd.DataFrame, keys: list[str], also: list[str]) -> pd.DataFrame:
-    """By `keys`: mIoU of each fold (mean over seeds), mean and std over seeds, the means of columns `also`, the number of seeds."""
+def _averaged(scores: pd.DataFrame, keys: list[str], also: list[str], wanted: Mapping[tuple[str, int], set[int]]) -> pd.DataFrame:
+    """By `keys`: mIoU of each fold (mean over seeds), mean and std over seeds, the means of columns `also`, the number of seeds.
+
+    wanted: the folds of each data set and shot; a row that has not all of them has no means.
+    """
     folds = scores.pivot_table(index=keys, columns="fold", values="miou", aggfunc="mean")
     folds.columns = pd.Index([f"fold{fold}" for fold in sorted(folds.columns)])
     by_seed = scores.groupby([*keys, "seed"])[["miou", *also]].mean().groupby(keys)  # the folds of a seed first
     table = folds.assign(mean=by_seed["miou"].mean(), std=by_seed["miou"].std(ddof=1).fillna(0.0))
     table = table.assign(**{name: by_seed[name].mean() for name in also}, seeds=by_seed.size())
-    return table.reset_index().sort_values([*ORDER, *keys[len(ROW) :]], ignore_index=True)
+    table = table.reset_index()
+    whole = [len(wanted[dataset, shot]) for dataset, shot in zip(table["dataset"], table["shot"], strict=True)]
+    table.loc[folds.notna().sum(axis=1).to_numpy() < whole, ["mean", "std", *also]] = float("nan")
+    return table.sort_values([*ORDER, *keys[len(ROW) :]], ignore_index=True)
 
 
 def _per_class(classes: pd.DataFrame) -> pd.DataFrame:

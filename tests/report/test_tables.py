@@ -142,7 +142,8 @@ def test_provenance_beside_the_tables_and_the_same_bytes_twice(root: Path) -> No
         name: after[name] for name in after if name != "tables.json"
     }
     tables, provenance = read_json(root / "tables" / "tables.json", "tables")
-    assert set(tables) == {"main.csv", "main.tex", "scorings.csv", "per_class.csv", "groups.csv", "base.csv"}
+    paper = {"paper-pascal5i.csv", "paper-pascal5i.tex"}
+    assert set(tables) == {"main.csv", "main.tex", "scorings.csv", "per_class.csv", "groups.csv", "base.csv", *paper}
     assert len(provenance.inputs) == 8
 
 
