@@ -86,6 +86,13 @@ class Plan:
         names = [*(f"paper-{dataset}" for dataset in self.datasets), *self.experiment.tables]
         return {name: [str(self.folder / "tables" / f"{name}{end}") for end in (".csv", ".tex")] for name in names}
 
+    def figure_files(self) -> list[str]:
+        """The figures of the experiment, as PDF and PNG."""
+        trained = any(METHODS[self.method_of(row)].trained for row in self.rows)
+        names = ["classes", *["curves"] * trained, *self.experiment.tables]
+        ends = [f"{dataset}-{shot}shot{end}" for dataset in self.datasets for shot in self.shots for end in (".pdf", ".png")]
+        return [str(self.folder / "figures" / f"{name}-{end}") for name in names for end in ends]
+
     def slice_path(self, stage: str, dataset: str = "", fold: int | str | None = None, row: str = "") -> str:
         """The JSON that holds what a job depends on."""
         parts = [part for part in (dataset, "" if fold is None else f"fold{fold}") if part]
@@ -253,6 +260,7 @@ class Plan:
             "groups": self.experiment.groups,
             "rows": {row: self.method_of(row) for row in self.rows},
             "published": self._published(),
+            "scorings": {dataset: self.settings(dataset).protocol.scoring for dataset in self.datasets},
         }
         yield self.slice_path("tables"), json.dumps(expected, indent=1) + "\n"
         for dataset in self.datasets:

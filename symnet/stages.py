@@ -59,6 +59,7 @@ STAGES = {
         method=True,
     ),
     "tables": Stage("symnet.report.tables", ()),
+    "figures": Stage("symnet.report.figures", ()),
     "track": Stage("symnet.tracking", ()),
 }
 

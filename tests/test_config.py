@@ -37,7 +37,9 @@ def message(over: Mapping[str, Any]) -> str:
 
 
 SECTION_NAMES = "data, store, shapes, protocol, pixels, backbone, text, base, features, model, train, evaluate"
-TOP_NAMES = "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, published, tables, groups, preset, "
+TOP_NAMES = (
+    "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, published, tables, groups, preset, "
+)
 TOP_NAMES += "presets, datasets, folds"
 
 

@@ -11,6 +11,7 @@ from symnet.artifacts import Provenance, file_digest, write_json
 from symnet.cells import Cell
 from symnet.cli.app import RESULTS, Config, Out, Results, app, track
 from symnet.errors import UserError
+from symnet.methods import METHODS
 from symnet.stages import code_hash
 
 
@@ -35,6 +36,21 @@ def tables(
     cells, groups, published = [Cell(**cell) for cell in expected["cells"]], expected["groups"], expected["published"]
     for line in make_tables(cells, expected["seeds"], results, out, own, groups, published, partial):
         print(f"left out: {line}")
+
+
+@app.command(rich_help_panel=RESULTS)
+def figures(config: Config, results: Results, out: Out) -> None:
+    """Draw the experiment's figures, PDF and PNG: IoU by class, its own tables as charts, training curves.
+
+    Example: symnet figures --config results/demo/settings/tables.json --results results/demo --out results/demo/figures
+    """
+    from symnet.report.figures import make_figures
+
+    expected = json.loads(config.read_text(encoding="utf-8"))
+    cells = [Cell(**cell) for cell in expected["cells"]]
+    trained = [row for row, method in expected["rows"].items() if METHODS[method].trained]
+    for path in make_figures(results, out, cells, list(expected["tables"]), expected["scorings"], trained):
+        print(path)
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -1,5 +1,5 @@
 # REQUIRED INPUTS: the metric files of every cell
-# OUTPUTS: tables/main.csv, tables/main.tex and their like; tracking.json, and the runs in the MLflow store
+# OUTPUTS: tables/main.csv, tables/main.tex and their like; figures/; tracking.json, and the runs in the MLflow store
 
 
 rule make_tables:
@@ -26,6 +26,28 @@ rule make_tables:
     shell:
         """
         "$SYMNET_PYTHON" -m symnet tables \
+            --config {input.settings:q} \
+            --out {params.out:q} \
+            >{log:q} 2>&1
+        """
+
+
+rule make_figures:
+    input:
+        rules.make_tables.output,
+        settings=plan.slice_path("tables"),
+    output:
+        plan.figure_files(),
+    log:
+        f"{LOGS}/make_figures.log",
+    conda:
+        "../../environment.yml"
+    params:
+        code=plan.code("figures"),
+        out=subpath(output[0], parent=True),
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet figures \
             --config {input.settings:q} \
             --out {params.out:q} \
             >{log:q} 2>&1

@@ -1,0 +1,100 @@
+"""Figures: what is drawn are the tables' numbers, every file is there in both formats, equal data give equal bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from symnet.artifacts import read_json
+from symnet.cells import Cell
+from symnet.journal import Journal, Run, read_journal
+from symnet.report.charts import ablation_bars, class_bars, training_curves
+from symnet.report.figures import make_figures
+from symnet.report.style import save_figure, style
+from symnet.report.tables import make_tables
+from tests.report.test_tables import SEEDS, write_round
+
+CELLS = [Cell("pascal5i", "resnet50", fold, method, 1) for fold in range(2) for method in ("prototype", "symnet")]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two folds of two classes, two seeds, tables, journals."""
+    for cell in CELLS:
+        names = ("cat", "dog") if cell.fold == 0 else ("bus", "cow")
+        for k, seed in enumerate(SEEDS):
+            iou = {name: 30 + 10 * i + 5 * cell.fold + 20 * (cell.method == "symnet") + 2 * k for i, name in enumerate(names)}
+            write_round(tmp_path, cell, seed, {"prediction": iou} if cell.method == "prototype" else {"meta": iou}, classes=list(names))
+        if cell.method == "symnet":
+            journal = Journal(cell.journal(tmp_path), "run", {}, {})
+            for step in (10, 20, 30):
+                journal.log(step, loss=3.0 - step / 10 - cell.fold, **{"base_val.miou": step + cell.fold})
+    make_tables(CELLS, SEEDS, tmp_path, tmp_path / "tables")
+    return tmp_path
+
+
+def test_bars_are_the_table_s_numbers(root: Path) -> None:
+    per_class = pd.read_csv(root / "tables" / "per_class.csv")
+    (axes,) = class_bars(per_class, "pascal5i", 1, "padded").axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "bus", "cow"]
+    heights = [[bar.get_height() for bar in group] for group in axes.containers if hasattr(group, "patches") and group.patches]
+    assert heights == [[31, 41, 36, 46], [51, 61, 56, 66]]
+    assert axes.get_legend().get_texts()[1].get_text() == "symnet"
+    (axes,) = class_bars(per_class, "pascal5i", 1, "original").axes
+    assert [bar.get_height() for bar in axes.containers[1].patches] == [21, 31, 26, 36]
+
+
+def test_an_ablation_stands_beside_the_print(root: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "setting": ["none", "SPM"] * 2,
+            "output": ["meta"] * 2 + ["ensemble"] * 2,
+            "mean": [1.0, 2, 3, 4],
+            "std": 0.5,
+            "paper_mean": [9.0, 8] * 2,
+        }
+    )
+    (axes,) = ablation_bars(table).axes
+    assert [[bar.get_height() for bar in group.patches] for group in axes.containers if hasattr(group, "patches")] == [[1, 2], [3, 4]]
+    assert list(axes.lines[-1].get_ydata()) == [9, 8]
+    (axes,) = ablation_bars(table.drop(columns=["paper_mean"]).assign(output=float("nan"))[:2]).axes
+    assert axes.get_legend().get_texts()[0].get_text() == "ours"
+
+
+def test_curves_are_means_of_folds_in_their_band(root: Path) -> None:
+    runs = {"symnet": [read_journal(cell.journal(root))[-1] for cell in CELLS if cell.method == "symnet"]}
+    loss, score = training_curves(runs).axes
+    assert (loss.get_ylabel(), score.get_ylabel()) == ("training objective", "validation mIoU, %")
+    np.testing.assert_allclose(loss.lines[0].get_ydata()[[0, -1]], [1.5, -0.5])
+    np.testing.assert_allclose(score.lines[0].get_ydata()[[0, -1]], [10.5, 30.5])
+    corners = score.collections[0].get_paths()[0].vertices[:, 1]
+    assert (corners.min(), corners.max()) == (10, 31)
+    only = training_curves({"symnet": [Run("a", 0.0, metrics={"loss": {1: (2.0, 0.0), 2: (1.0, 0.0)}})]})
+    assert [axes.get_ylabel() for axes in only.axes] == ["training objective"]
+    assert training_curves({}).texts[0].get_text() == "no journal is left of these runs"
+
+
+def test_every_figure_is_written_in_both_formats_and_the_same_twice(root: Path) -> None:
+    for folder in ("figures", "again"):
+        make_figures(root, root / folder, CELLS, [], {"pascal5i": "padded"}, ["symnet"])
+    names = {f"{name}-pascal5i-1shot{end}" for name in ("classes", "curves") for end in (".pdf", ".png")}
+    assert {path.name for path in (root / "figures").iterdir()} == {*names, "figures.json"}
+    for name in names:
+        assert (root / "figures" / name).read_bytes() == (root / "again" / name).read_bytes()
+    sums, provenance = read_json(root / "figures" / "figures.json", "figures")
+    assert set(sums) == names
+    assert "per_class.csv" in provenance.inputs
+    with Image.open(root / "figures" / "classes-pascal5i-1shot.png") as image:
+        assert len(image.getcolors(1 << 24)) > 10  # not blank
+
+
+def test_a_figure_is_vectors_with_text(tmp_path: Path) -> None:
+    with style():
+        figure = training_curves({})
+        pdf, _ = save_figure(figure, tmp_path / "one")
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/Subtype /Image" not in content
+    assert b"/FontFile2" in content
