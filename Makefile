@@ -8,6 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 demo: .venv/ready
 	$(BIN)/snakemake --configfile config/demo.yaml all
+	$(BIN)/snakemake --quiet --configfile config/demo.yaml --report results/demo/report.html
 	@$(BIN)/symnet show --results results/demo
 
 test: .venv/ready

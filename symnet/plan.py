@@ -81,17 +81,17 @@ class Plan:
         """Every metric file of the benchmark."""
         return [str(cell.metrics(self.folder, seed)) for cell in self.cells() for seed in self.seeds]
 
-    def table_files(self) -> dict[str, list[str]]:
-        """The files of each table beside the main one: a paper's, one a data set, and those that the experiment defines."""
+    def table_files(self, *ends: str) -> list[str]:
+        """The tables beside the main one, in these formats: a paper's, one a data set, and those that the experiment defines."""
         names = [*(f"paper-{dataset}" for dataset in self.datasets), *self.experiment.tables]
-        return {name: [str(self.folder / "tables" / f"{name}{end}") for end in (".csv", ".tex")] for name in names}
+        return [str(self.folder / "tables" / f"{name}{end}") for name in names for end in ends]
 
-    def figure_files(self) -> list[str]:
-        """The figures of the experiment, as PDF and PNG."""
+    def figure_files(self, end: str) -> list[str]:
+        """The figures of the experiment in one format, .pdf or .png."""
         trained = any(METHODS[self.method_of(row)].trained for row in self.rows)
         names = ["classes", *["curves"] * trained, *self.experiment.tables]
-        ends = [f"{dataset}-{shot}shot{end}" for dataset in self.datasets for shot in self.shots for end in (".pdf", ".png")]
-        return [str(self.folder / "figures" / f"{name}-{end}") for name in names for end in ends]
+        of = [f"{dataset}-{shot}shot" for dataset in self.datasets for shot in self.shots]
+        return [str(self.folder / "figures" / f"{name}-{one}{end}") for name in names for one in of]
 
     def slice_path(self, stage: str, dataset: str = "", fold: int | str | None = None, row: str = "") -> str:
         """The JSON that holds what a job depends on."""

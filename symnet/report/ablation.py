@@ -8,7 +8,7 @@ import pandas as pd
 from symnet.errors import UserError
 from symnet.experiment import AblationTable
 from symnet.report import PUBLISHED, Round
-from symnet.report.latex import caption, footnotes, latex
+from symnet.report.latex import Printed, caption, footnotes
 
 
 def published(table: str) -> dict[str, dict[str, float]]:
@@ -46,10 +46,10 @@ def ablation_table(main: pd.DataFrame, table: AblationTable) -> pd.DataFrame:
     return whole[["dataset", "shot", "output", "setting", *numbers, "mean", "std", "seeds", *(["paper_mean"] if theirs else [])]]
 
 
-def ablation_latex(made: pd.DataFrame, table: AblationTable, rounds: Sequence[Round]) -> str:
-    """As LaTeX. The paper's column never competes for bold: it was measured under another protocol."""
+def ablation_printed(made: pd.DataFrame, table: AblationTable, rounds: Sequence[Round]) -> Printed:
+    """To be printed. The paper's column never competes for bold: it was measured under another protocol."""
     what = f"{table.caption or 'Ablation'}, mIoU in percent"
     if "paper_mean" in made:
         what += f" (paper mean: as printed by the authors, ResNet-50, PASCAL-5i, 1-shot, ensemble output, Table {table.published})"
     shown = made.drop(columns="seeds").astype({"dataset": str, "shot": str})
-    return latex(shown, ["dataset", "shot", "output"], caption(what, rounds), footnotes(rounds), unmarked=("std", "paper_mean"))
+    return Printed(shown, ["dataset", "shot", "output"], caption(what, rounds), footnotes(rounds), unmarked=("std", "paper_mean"))

@@ -2,38 +2,66 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from symnet.protocols import SCORINGS, in_words
 from symnet.report import Round
 
+BEST, SECOND = "textbf:--rwrap;", "underline:--rwrap;"  # pandas' words for LaTeX commands
 
-def latex(table: pd.DataFrame, groups: Sequence[str], caption: str, notes: Sequence[str] = (), unmarked: Sequence[str] = ("std",)) -> str:
-    """`table` for a paper. Rows are grouped by the columns `groups`, each value printed once and a rule between.
+
+@dataclass(frozen=True)
+class Printed:
+    """A table as it is to be printed. Rows are grouped by the columns `groups`, each value printed once and a rule between.
 
     Within a group each numeric column's best is bold and its second underlined, by the two decimals that are printed; not in `unmarked`.
+    Caption and notes are plain text.
     """
-    numbers = [name for name in table.columns if pd.api.types.is_float_dtype(table[name])]
+
+    table: pd.DataFrame
+    groups: Sequence[str]
+    caption: str
+    notes: Sequence[str] = ()
+    unmarked: Sequence[str] = ("std",)
+
+
+def latex(printed: Printed) -> str:
+    """As LaTeX for a paper (needs booktabs)."""
+    table, groups = printed.table, printed.groups
+    numbers = _numbers(table)
     group = table.groupby(list(groups), sort=False).ngroup()
-    marks = pd.DataFrame("", table.index, table.columns)
-    for name in numbers:
-        if name not in unmarked:
-            marks[name] = table[name].round(2).groupby(group, group_keys=False).apply(_marks)
+    marks = ranked(printed)
     shown = table.copy()
     shown.loc[group.duplicated(), list(groups)] = ""
     style = shown.rename(columns=title).style.hide(axis="index")
     style = style.format(precision=2, na_rep="--", escape="latex")
     style = style.apply(lambda frame: marks.set_axis(frame.columns, axis=1), axis=None)
     columns = "".join("r" if name in numbers else "l" for name in table.columns)
-    text = style.to_latex(hrules=True, position="t", position_float="centering", column_format=columns, caption=caption)
+    text = style.to_latex(hrules=True, position="t", position_float="centering", column_format=columns, caption=escape(printed.caption))
     lines = text.splitlines()
     first = lines.index(r"\midrule") + 1
     for row in reversed(group.index[~group.duplicated()][1:]):
         lines.insert(first + row, r"\midrule")
     end = lines.index(r"\end{tabular}") + 1
-    lines[end:end] = notes
+    lines[end:end] = under([escape(note) for note in printed.notes])
     return "% \\usepackage{booktabs}\n" + "\n".join(lines) + "\n"
+
+
+def ranked(printed: Printed) -> pd.DataFrame:
+    """Styles of the cells: within a group each numeric column's best and second, but for `unmarked`."""
+    table = printed.table
+    group = table.groupby(list(printed.groups), sort=False).ngroup()
+    marks = pd.DataFrame("", table.index, table.columns)
+    for name in _numbers(table):
+        if name not in printed.unmarked:
+            marks[name] = table[name].round(2).groupby(group, group_keys=False).apply(_marks)
+    return marks
+
+
+def _numbers(table: pd.DataFrame) -> list[str]:
+    return [name for name in table.columns if pd.api.types.is_float_dtype(table[name])]
 
 
 def title(column: str) -> str:
@@ -50,12 +78,12 @@ def best_two(table: pd.DataFrame) -> pd.DataFrame:
 def _marks(column: "pd.Series[float]") -> "pd.Series[str]":
     """The best of a column bold, the second underlined, by the two decimals that are printed."""
     values = sorted(set(column.dropna()), reverse=True)[:2]
-    marks = dict(zip(values, ("textbf:--rwrap;", "underline:--rwrap;"), strict=False))
+    marks = dict(zip(values, (BEST, SECOND), strict=False))
     return pd.Series([marks.get(value, "") for value in column], column.index)
 
 
 def caption(what: str, rounds: Sequence[Round]) -> str:
-    """What was measured, the protocol of each data set in words, the number of seeds."""
+    """What was measured, the protocol of each data set in words, the number of seeds; plain text."""
     seeds = len({one.seed for one in rounds})
     spread = f"mean over folds, then mean and sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     protocols: dict[tuple[str, str], list[str]] = {}
@@ -63,11 +91,11 @@ def caption(what: str, rounds: Sequence[Round]) -> str:
         names = protocols.setdefault((one.payload["protocol_stamp"], in_words(one.payload["protocol"])), [])
         names += [one.cell.dataset] * (one.cell.dataset not in names)
     told = " ".join(f"{', '.join(names)}: protocol {stamp}: {words}." for (stamp, words), names in protocols.items())
-    return escape(f"{what}; {spread}. {told}")
+    return f"{what}; {spread}. {told}"
 
 
 def footnotes(rounds: Sequence[Round]) -> list[str]:
-    """Classes left out, with the reason, and those that had no episode in some round."""
+    """Classes left out, with the reason, and those that had no episode in some round; plain text, none or one."""
     notes: dict[str, None] = {}
     for one in rounds:
         where = f"{one.cell.dataset}, fold {one.cell.fold}, {one.cell.shot}-shot"
@@ -77,7 +105,12 @@ def footnotes(rounds: Sequence[Round]) -> list[str]:
         for name in one.payload["classes"]:
             if name not in seen and name not in one.payload["left_out"]:
                 notes[f"{where}, seed {one.seed}: {name} (no episode drawn)"] = None
-    return [r"\par\smallskip\footnotesize", escape(f"Left out: {'; '.join(notes)}.")] if notes else []
+    return [f"Left out: {'; '.join(notes)}."] if notes else []
+
+
+def under(notes: Sequence[str]) -> list[str]:
+    """Lines of LaTeX that set `notes`, LaTeX themselves, under a table."""
+    return [r"\par\smallskip\footnotesize", *notes] if notes else []
 
 
 def escape(text: str) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from symnet.report import PUBLISHED_RESULTS, Round
-from symnet.report.latex import best_two, caption, escape, footnotes
+from symnet.report.latex import best_two, escape, footnotes, under
 
+DAGGER = "\u2020"  # the mark of a published row
 BACKBONES = {
     "resnet50": "ResNet-50",
     "resnet101": "ResNet-101",
@@ -70,11 +71,30 @@ def _name(line: dict) -> str:
     return f"{line['method']}, {line['variant']}" if line["variant"] else str(line["method"])
 
 
-def paper_latex(table: pd.DataFrame, dataset: str, rounds: Sequence[Round]) -> str:
-    """As LaTeX (needs booktabs). Of our rows each column's best is bold and its second underlined."""
-    shots = list(dict.fromkeys(name.partition(" ")[0] for name in table.columns if "-shot " in name))
-    columns = [name for name in table.columns if "-shot " in name and not name.endswith("std")]
-    marks = best_two(table[columns].where(~table["published"].astype(bool)))
+def value_columns(table: pd.DataFrame) -> list[str]:
+    """`1-shot fold0` .. `1-shot mean` of each shot."""
+    return [name for name in table.columns if "-shot " in name and not name.endswith("std")]
+
+
+def paper_marks(table: pd.DataFrame) -> pd.DataFrame:
+    """Styles of `value_columns`: the best two of our rows."""
+    return best_two(table[value_columns(table)].where(~table["published"].astype(bool)))
+
+
+def paper_notes(table: pd.DataFrame, rounds: Sequence[Round]) -> list[str]:
+    """What the mark of published rows means, what is odd in the print, what of ours was left out; plain text. rounds: of its data set."""
+    if not table["published"].any():
+        return footnotes(rounds)
+    odd = [f"{line['method']}, {line['backbone']}: {line['note']}" for line in table.to_dict("records") if line["note"]]
+    told = f"{DAGGER} as printed by its authors, under other filters, sizes, episodes and seeds; not ranked with ours"
+    return [". ".join([told, *odd]) + ".", *footnotes(rounds)]
+
+
+def paper_latex(table: pd.DataFrame, told: str, notes: Sequence[str]) -> str:
+    """As LaTeX (needs booktabs), with a caption and notes. Of our rows each column's best is bold and its second underlined."""
+    columns = value_columns(table)
+    shots = list(dict.fromkeys(name.partition(" ")[0] for name in columns))
+    marks = paper_marks(table)
     daggers = table["published"].map({True: r"$^\dagger$", False: ""})
     shown: dict[tuple[str, str], Sequence[str]] = {
         ("", "Backbone"): [*table["backbone"].where(~table["backbone"].duplicated(), "").map(escape)],
@@ -88,9 +108,13 @@ def paper_latex(table: pd.DataFrame, dataset: str, rounds: Sequence[Round]) -> s
     plain = pd.DataFrame("", table.index, ["backbone", "method"])
     styles = pd.concat([plain, marks], axis=1)
     style = pd.DataFrame(shown).style.hide(axis="index").apply(lambda frame: styles.set_axis(frame.columns, axis=1), axis=None)
-    told = caption(f"Few-shot segmentation on {dataset}, mIoU in percent", [one for one in rounds if one.cell.dataset == dataset])
     text = style.to_latex(
-        hrules=True, position="t", position_float="centering", column_format="ll" + "r" * len(columns), multicol_align="c", caption=told
+        hrules=True,
+        position="t",
+        position_float="centering",
+        column_format="ll" + "r" * len(columns),
+        multicol_align="c",
+        caption=escape(told),
     )
     lines = text.splitlines()
     of_shot = len(columns) // len(shots)
@@ -101,7 +125,7 @@ def paper_latex(table: pd.DataFrame, dataset: str, rounds: Sequence[Round]) -> s
     for row in reversed(table.index[~table["backbone"].duplicated()][1:]):
         lines.insert(first + row, r"\midrule")
     end = lines.index(r"\end{tabular}") + 1
-    lines[end:end] = [*_notes(table), *footnotes([one for one in rounds if one.cell.dataset == dataset])]
+    lines[end:end] = under([escape(note).replace(DAGGER, r"$^\dagger$") for note in notes])
     return "% \\usepackage{booktabs}\n" + "\n".join(lines) + "\n"
 
 
@@ -109,12 +133,3 @@ def _cell(value: float, spread: float) -> str:
     if pd.isna(value):
         return "--"
     return f"{value:.2f}" + ("" if pd.isna(spread) else rf"{{\scriptsize$\pm${spread:.2f}}}")
-
-
-def _notes(table: pd.DataFrame) -> list[str]:
-    """What the mark means, and what is odd in the print."""
-    if not table["published"].any():
-        return []
-    odd = [f"{line['method']}, {line['backbone']}: {line['note']}" for line in table.to_dict("records") if line["note"]]
-    told = "as printed by its authors, under other filters, sizes, episodes and seeds; not ranked with ours"
-    return [r"\par\smallskip\footnotesize", rf"$^\dagger$ {told}. " + escape(". ".join([*odd, ""]) if odd else "").strip()]

@@ -19,9 +19,10 @@ from symnet.experiment import AblationTable
 from symnet.metrics import class_iou, fb_iou, mean_iou
 from symnet.protocols import SCORINGS
 from symnet.report import Round, read_rounds, refuse
-from symnet.report.ablation import ablation_latex, ablation_table
-from symnet.report.latex import caption, footnotes, latex
-from symnet.report.paper import paper_latex, paper_table
+from symnet.report.ablation import ablation_printed, ablation_table
+from symnet.report.html import html
+from symnet.report.latex import Printed, caption, footnotes, latex, ranked
+from symnet.report.paper import DAGGER, paper_latex, paper_marks, paper_notes, paper_table
 
 STAGE = "tables"
 ROW = ["dataset", "method", "backbone", "variant", "protocol", "shot"]  # what tells one row from another
@@ -59,24 +60,38 @@ def make_tables(
     main = _averaged(scores[scores["main"]], ROW, [], folds)
     texts = {
         "main.csv": _csv(main),
-        "main.tex": main_latex(main, rounds),
         "scorings.csv": _csv(_averaged(scores, [*ROW, "scoring"], ["fb_iou"], folds)),
         "per_class.csv": _csv(_per_class(classes)),
         "groups.csv": _csv(_grouped(classes, groups or {})),
         "base.csv": _csv(_bases(cells, root)),
     }
+    printed = {"main": main_printed(main, rounds)}
     for name, table in (tables or {}).items():
         made = ablation_table(main, table)
-        texts |= {f"{name}.csv": _csv(made), f"{name}.tex": ablation_latex(made, table, rounds)}
+        texts[f"{name}.csv"] = _csv(made)
+        printed[name] = ablation_printed(made, table, rounds)
+    for name, one in printed.items():
+        texts |= {f"{name}.tex": latex(one), f"{name}.html": html(one.table, one.groups, ranked(one), one.caption, one.notes)}
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
-        wide = paper_table(main, dataset, (published or {}).get(dataset))
-        texts |= {f"paper-{dataset}.csv": _csv(wide), f"paper-{dataset}.tex": paper_latex(wide, dataset, rounds)}
+        texts |= _paper(main, dataset, (published or {}).get(dataset), [one for one in rounds if one.cell.dataset == dataset])
     for name, text in texts.items():
         write_text(out / name, text)
     files = [*(one.path for one in rounds), *sorted({cell.base(root) for cell in cells if cell.base(root).is_file()})]
     inputs = {path.relative_to(root).as_posix(): file_digest(path) for path in files}
     write_json(out / "tables.json", {name: file_digest(out / name) for name in texts}, Provenance(stage=STAGE, inputs=inputs))
     return list(absent.values())
+
+
+def _paper(main: pd.DataFrame, dataset: str, published: str | None, rounds: Sequence[Round]) -> dict[str, str]:
+    """A data set's table in a paper's shape, in its three formats, by file name."""
+    wide = paper_table(main, dataset, published)
+    told, notes = caption(f"Few-shot segmentation on {dataset}, mIoU in percent", rounds), paper_notes(wide, rounds)
+    shown = wide.assign(method=wide["method"] + wide["published"].map({True: DAGGER, False: ""})).drop(columns=["published", "note"])
+    return {
+        f"paper-{dataset}.csv": _csv(wide),
+        f"paper-{dataset}.tex": paper_latex(wide, told, notes),
+        f"paper-{dataset}.html": html(shown, ["backbone"], paper_marks(wide), told, notes),
+    }
 
 
 def _whole(cells: Sequence[Cell], seeds: Sequence[int], root: Path) -> tuple[list[Cell], dict[Cell, str]]:
@@ -167,11 +182,11 @@ def _csv(table: pd.DataFrame) -> str:
     return table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
 
 
-def main_latex(main: pd.DataFrame, rounds: Sequence[Round]) -> str:
-    """The main table for a paper (needs booktabs). Within a data set and shot, each column's best is bold, its second underlined."""
+def main_printed(main: pd.DataFrame, rounds: Sequence[Round]) -> Printed:
+    """The main table, to be printed: a group is a data set and shot."""
     shown = main.drop(columns=["protocol", "seeds"]).astype({"dataset": str, "shot": str})
     shown = shown[["dataset", "shot", *[name for name in shown.columns if name not in ("dataset", "shot")]]]
-    return latex(shown, ["dataset", "shot"], caption("Few-shot segmentation, mIoU in percent", rounds), footnotes(rounds))
+    return Printed(shown, ["dataset", "shot"], caption("Few-shot segmentation, mIoU in percent", rounds), footnotes(rounds))
 
 
 def format_table(path: Path) -> str:

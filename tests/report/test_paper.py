@@ -11,6 +11,7 @@ import pytest
 
 from symnet.cells import Cell
 from symnet.errors import UserError
+from symnet.experiment import AblationTable
 from symnet.report import PUBLISHED_RESULTS
 from symnet.report.tables import make_tables
 from tests.report.test_tables import SEEDS, write_round
@@ -95,6 +96,25 @@ def test_published_rows_are_the_print_s_and_never_ranked(root: Path) -> None:
     notes = (root / "tables" / "paper-pascal5i.tex").read_text().partition(r"\bottomrule")[2]
     assert "not ranked with ours" in notes
     assert "PFENet, VGG-16: 5-shot mean printed as 69.00" in notes
+
+
+def test_the_page_says_what_the_latex_says(root: Path) -> None:
+    table = AblationTable(caption="A <b> & c", rows={"x <y>": "symnet", "z": "prototype"})
+    make_tables(CELLS, SEEDS, root, root / "tables", {"mine": table}, published={"pascal5i": "pascal5i"})
+    page = (root / "tables" / "paper-pascal5i.html").read_text()
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page)
+    cells = [re.findall(r'<td(?: class="([^"]*)")?>(.*?)</td>', row) for row in rows[1:]]
+    assert len(cells) == 15 + 6
+    line = next(row for row in cells if row[1][1] == "symnet (meta), paper")
+    assert line[3] == ("n best", "48.00")
+    assert line[7] == ("n best", "49.50 <small>&plusmn; 1.41</small>")
+    for row in cells:
+        assert "\u2020" in row[1][1] or any("small" in text for _, text in row)
+        assert not ("\u2020" in row[1][1] and any("best" in kind or "second" in kind for kind, _ in row))
+    mine = (root / "tables" / "mine.html").read_text()
+    assert "A &lt;b&gt; &amp; c, mIoU in percent" in mine
+    assert "<td>x &lt;y&gt;</td>" in mine
+    assert "http" not in mine + page
 
 
 def test_an_unfinished_cell_takes_its_means_with_it(root: Path) -> None:

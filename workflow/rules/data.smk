@@ -66,7 +66,7 @@ rule count_images:
         lists=lambda w: expand(f"{ROOT}/{w.dataset}/lists/fold{{fold}}/{{split}}.csv", fold=plan.folds(w.dataset), split=["train", "test"]),
     output:
         table=f"{ROOT}/{{dataset}}/counts.csv",
-        text=f"{ROOT}/{{dataset}}/counts.txt",
+        text=report(f"{ROOT}/{{dataset}}/counts.txt", caption="../report/counts.rst", category="Data", labels={"data set": "{dataset}"}),
     log:
         f"{LOGS}/{{dataset}}/count_images.log",
     conda:

@@ -8,13 +8,15 @@ rule make_tables:
         bases=plan.base_files(),
         settings=plan.slice_path("tables"),
     output:
-        main=f"{ROOT}/tables/main.csv",
-        latex=f"{ROOT}/tables/main.tex",
-        scorings=f"{ROOT}/tables/scorings.csv",
-        per_class=f"{ROOT}/tables/per_class.csv",
-        base=f"{ROOT}/tables/base.csv",
-        groups=f"{ROOT}/tables/groups.csv",
-        more=sum(plan.table_files().values(), []),
+        f"{ROOT}/tables/main.csv",
+        f"{ROOT}/tables/main.tex",
+        [f"{ROOT}/tables/{name}.csv" for name in ("scorings", "per_class", "base", "groups")],
+        plan.table_files(".csv", ".tex"),
+        main=report(f"{ROOT}/tables/main.html", caption="../report/main.rst", category="Tables", labels={"table": "main"}),
+        more=[
+            report(path, caption="../report/tables.rst", category="Tables", labels={"table": Path(path).stem})
+            for path in plan.table_files(".html")
+        ],
     log:
         f"{LOGS}/make_tables.log",
     conda:
@@ -37,7 +39,11 @@ rule make_figures:
         rules.make_tables.output,
         settings=plan.slice_path("tables"),
     output:
-        plan.figure_files(),
+        plan.figure_files(".pdf"),
+        [
+            report(path, caption="../report/figures.rst", category="Figures", labels={"figure": Path(path).stem})
+            for path in plan.figure_files(".png")
+        ],
     log:
         f"{LOGS}/make_figures.log",
     conda:
