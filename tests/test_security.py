@@ -12,7 +12,9 @@ SUFFIXES = {".py", ".smk", ".sh", ".yaml", ".yml", ".toml", ".md", ".txt", ".cff
 
 
 def texts() -> dict[str, str]:
-    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")] + list(ROOT.glob("*"))
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")] + [
+        path for path in ROOT.glob("*") if path.name != ".git"
+    ]  # a file, in a worktree
     kept = sorted(path for path in paths if path.is_file() and path.suffix in SUFFIXES and "__pycache__" not in path.parts)
     return {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8", errors="replace") for path in kept}
 
