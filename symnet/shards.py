@@ -1,12 +1,15 @@
 """Rows of columns in HDF5 shards beside a manifest: what the feature cache and the episode records are kept in.
 
-The shards of `{stem}.json` are `{stem}-{key}/00000.h5`, ...; `key` says what they are made from. A shard is written whole and its sha256
-kept, so a run that was killed goes on with the shards it finished. Columns are uncompressed and contiguous.
+The shards of `{stem}.json` are `{stem}-{key}/00000.h5`, ...; `key` says what they are made from. A shard is written whole and a seal
+beside it, over its name, its key and its sha256, so a run that was killed goes on with the shards it finished, and with no others.
+Columns are uncompressed and contiguous.
 """
 
+import contextlib
+import io
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from symnet.artifacts import file_digest, replacing, write_text
-from symnet.errors import UserError
+from symnet.artifacts import digest, file_digest, replacing, write_text
+from symnet.errors import UserError, one_line
 from symnet.progress import progress
 
 Row = TypeVar("Row")
@@ -30,9 +33,11 @@ def write_shards(
     """Write the shards of the manifest `out`, or find them whole. Returns what the manifest has to say of each.
 
     batches: the rows, as many together as `columns` makes columns of; per_shard: batches a shard; what: the work, in words.
+    Raises `UserError` where they cannot be written.
     """
     folder = out.parent / f"{out.stem}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
+    with _telling(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     waiting = iter(progress(batches, len(batches), what))
     shards = []
     for number in range(math.ceil(len(batches) / per_shard)):
@@ -56,20 +61,28 @@ def remove_others(out: Path, key: str) -> None:
         left.unlink()
 
 
-def _note(path: Path) -> Path:
-    return path.with_suffix(".sha256")
+def _seal(path: Path, sha: str) -> tuple[Path, str]:
+    """Where the seal of a shard lies, and what it has to hold: another run's shard, or another one of this run, has another."""
+    return path.with_suffix(".seal"), digest([path.parent.name, path.name, sha])
 
 
 def _whole(path: Path) -> str:
-    """The sha256 of a shard of a run before; empty where it is not there or not whole."""
-    note = _note(path)
-    return note.read_text() if path.is_file() and note.is_file() and note.read_text() == file_digest(path) else ""
+    """The sha256 of a shard of a run before; empty where it is not there, not whole or another's."""
+    if not path.is_file():
+        return ""
+    sha = file_digest(path)
+    place, seal = _seal(path, sha)
+    return sha if place.is_file() and place.read_text() == seal else ""
 
 
 def _write(path: Path, count: int, pieces: Iterable[Columns]) -> str:
-    """Write one shard of `count` rows. Returns its sha256."""
+    """Write one shard of `count` rows. Returns its sha256.
+
+    HDF5 makes it in memory and one plain write takes it to the disk: where that is full, HDF5 could not even close its file.
+    """
+    whole = io.BytesIO()
     start = 0
-    with replacing(path) as partial, h5py.File(partial, "w", track_order=False) as file:
+    with h5py.File(whole, "w", track_order=False) as file:
         for piece in pieces:
             stop = start + len(next(iter(piece.values())))
             for name, values in piece.items():
@@ -78,9 +91,22 @@ def _write(path: Path, count: int, pieces: Iterable[Columns]) -> str:
                 file[name][start:stop] = values
             start = stop
     assert start == count
-    sha = file_digest(path)
-    write_text(_note(path), sha)
+    with _telling(path.parent):
+        with replacing(path) as partial:
+            partial.write_bytes(whole.getbuffer())
+        sha = file_digest(path)
+        write_text(*_seal(path, sha))
     return sha
+
+
+@contextlib.contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    """Turn a failed write into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = one_line(error.strerror or error)
+        raise UserError(f"{folder}: shards cannot be written ({reason}); mend that and run again: finished ones are kept") from None
 
 
 class Shards:

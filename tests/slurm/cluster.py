@@ -1,4 +1,7 @@
-"""A SLURM of one node on this machine, started and stopped by its own daemons: no systemd, no cgroups, GPUs that are only named."""
+"""A SLURM of one node on this machine, started and stopped by its own daemons: no systemd, no cgroups, GPUs that are only named.
+
+`python -m tests.slurm.cluster` stops what a killed test run left.
+"""
 
 import os
 import shutil
@@ -9,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ETC, MUNGE = Path("/etc/slurm"), Path("/run/munge")
+ETC, MUNGE, RUN = Path("/etc/slurm"), Path("/run/munge"), Path("/run/symnet-slurm")
 OURS = "# written by symnet's tests"
 DEVICES = ("null", "zero", "full", "random")  # four character devices pose as GPUs
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "runuser")
@@ -24,8 +27,8 @@ AuthType=auth/munge
 AuthInfo=cred_expire=5
 StateSaveLocation={{folder}}/state
 SlurmdSpoolDir={{folder}}/spool
-SlurmctldPidFile={{folder}}/slurmctld.pid
-SlurmdPidFile={{folder}}/slurmd.pid
+SlurmctldPidFile={RUN}/slurmctld.pid
+SlurmdPidFile={RUN}/slurmd.pid
 SlurmctldLogFile={{folder}}/slurmctld.log
 SlurmdLogFile={{folder}}/slurmd.log
 ProctrackType=proctrack/linuxproc
@@ -88,15 +91,42 @@ def ended(pid: int) -> bool:
         return True
 
 
+def end(name: str, pid_file: Path, number: int = signal.SIGTERM) -> None:
+    """Send a daemon a signal and wait until it is gone. Nothing where it is gone already."""
+    try:
+        pid = int(pid_file.read_text())
+        if Path(f"/proc/{pid}/comm").read_text().strip() != name:  # another process has its number
+            return
+        os.kill(pid, number)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    wait(f"end of {name}", lambda: ended(pid))
+
+
+def stop() -> None:
+    """Cancel all jobs, stop the daemons that `Cluster.start` started, remove what it wrote outside its folder."""
+    if not RUN.exists():
+        return
+    run("scancel", "--user=root", check=False)
+    for name in ("slurmd", "slurmctld"):
+        end(name, RUN / f"{name}.pid")
+    if (RUN / "munged").exists():
+        end("munged", MUNGE / "munged.pid")
+    for name in ("slurm.conf", "gres.conf"):
+        (ETC / name).unlink(missing_ok=True)
+    shutil.rmtree(RUN)
+
+
 class Cluster:
     """`folder` keeps the daemons' state and logs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.host = folder, socket.gethostname().partition(".")[0]
-        self.own_munge = False
 
     def start(self) -> None:
+        stop()
         ETC.mkdir(exist_ok=True)
+        RUN.mkdir()
         (ETC / "slurm.conf").write_text(CONF.format(host=self.host, folder=self.folder))
         (ETC / "gres.conf").write_text(f"{OURS}\n" + "".join(f"Name=gpu Type=fake File=/dev/{name}\n" for name in DEVICES))
         for name in ("state", "spool"):
@@ -105,19 +135,10 @@ class Cluster:
             MUNGE.mkdir(exist_ok=True)
             shutil.chown(MUNGE, "munge", "munge")
             run("runuser", "-u", "munge", "--", "munged")
-            self.own_munge = True
+            (RUN / "munged").touch()
         self.start_controller("-c")
         self.start_node()
         wait("idle node", lambda: self.node_state() == "idle")
-
-    def stop(self) -> None:
-        run("scancel", "--user=root", check=False)
-        for name in ("slurmd", "slurmctld"):
-            self.end(self.folder / f"{name}.pid")
-        if self.own_munge:
-            self.end(MUNGE / "munged.pid")
-        for name in ("slurm.conf", "gres.conf"):
-            (ETC / name).unlink(missing_ok=True)
 
     def start_controller(self, *options: str) -> None:
         """slurmctld; after a stop it goes on with the jobs it knew."""
@@ -127,23 +148,25 @@ class Cluster:
     def start_node(self) -> None:
         run("slurmd")
 
-    def end(self, pid_file: Path, number: int = signal.SIGTERM) -> None:
-        """Send a daemon a signal and wait until it is gone."""
-        if not pid_file.exists():
-            return
-        pid = int(pid_file.read_text())
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
-        wait(f"end of {pid_file.stem}", lambda: ended(pid))
-
     def node_state(self) -> str:
         return run("sinfo", "-h", "-o", "%t", "-n", self.host, check=False).split("\n")[0].strip()
 
     def jobs(self, rule: str = "") -> list[dict[str, str]]:
-        """id, state, partition, GRES, restarts, comment of every job that the controller knows, oldest first; of one rule, if told."""
+        """id, state, partition, GRES, comment of every job that the controller knows, oldest first; of one rule, if told."""
         found = run("squeue", "--states=all", "--noheader", "--sort=i", "--Format=JobID:|,State:|,Partition:|,tres-per-job:|,Comment:200")
         names = ("id", "state", "partition", "gres", "comment")
         rows = [dict(zip(names, map(str.strip, line.split("|")), strict=True)) for line in found.splitlines() if line.strip()]
         return [row for row in rows if row["comment"].startswith(f"rule_{rule}")]
+
+    def state(self, job: str) -> str:
+        return next((row["state"] for row in self.jobs() if row["id"] == job), "")
+
+    def hurry(self, *jobs: str) -> None:
+        """Start requeued jobs now: SLURM lets them wait for two minutes."""
+        for job in jobs:
+            wait(f"requeue of job {job}", lambda job=job: self.state(job) == "PENDING", 120)
+            run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+if __name__ == "__main__":
+    stop()

@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from symnet.artifacts import write_text
 from symnet.journal import Run, read_journal
-from tests.slurm.cluster import Cluster, run, wait, why_not
+from tests.slurm.cluster import Cluster, run, stop, wait, why_not
 from tests.workflow.conftest import TINY, Project
 
 STEPS = 12
-CELLS = "results/tiny/shapes/efficientnet_lite0/fold{fold}/symnet/shot1"
+FOLDER = "results/tiny/shapes/efficientnet_lite0"
 
-# For `lease.py` of a project: a file `pace` says how long a step lasts, so that there is time to disturb it. No code hash holds it.
+Trained = tuple[int, str]  # fold and row of a cell that is trained
+
+# For `lease.py` of a project: a file `pace/fold0/symnet` says how long a step of that cell lasts, so that there is time to disturb it.
+# No code hash holds it.
 PACE = """
 
 _check = Lease.check
@@ -26,8 +30,9 @@ _check = Lease.check
 def _slow_check(self: Lease) -> None:
     began, in_steps = time.monotonic(), hasattr(self, "checked")
     self.checked = True  # the first is before them
+    pace = Path("pace", *self.path.parts[-5:-3])
     with suppress(FileNotFoundError):
-        while in_steps and time.monotonic() - began < float(Path("pace").read_text()):
+        while in_steps and time.monotonic() - began < float(pace.read_text()):
             time.sleep(0.1)
     _check(self)
 
@@ -35,12 +40,27 @@ def _slow_check(self: Lease) -> None:
 Lease.check = _slow_check
 """
 
+# For its Snakefile: jobs are asked for every two seconds, not after 2, 14, 36, 68, ..
+POLL = """
+
+import asyncio
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+
+
+async def _soon(self):
+    await asyncio.sleep(2)
+
+
+RemoteExecutor.sleep = _soon
+"""
+
 
 class OnSlurm:
-    """A project whose snakemake sends its jobs to the cluster; everything but training and testing Sym-Net is done."""
+    """A project whose snakemake sends its jobs to the cluster."""
 
-    def __init__(self, project: Project, cluster: Cluster) -> None:
-        self.project, self.cluster, self.folder = project, cluster, project.folder
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        self.project, self.folder, self.cluster = Project.__new__(Project), folder, cluster
+        self.project.folder, self.project.environment = folder, {}
         self.log = self.folder / "snakemake.log"
         self.process: subprocess.Popen | None = None
         self.configure()
@@ -49,13 +69,14 @@ class OnSlurm:
         """The cluster's own file, with some keys more."""
         (self.folder / "mine.yaml").write_text(yaml.safe_dump({"slurm-init-seconds-before-status-checks": 2, **more}))
 
-    def pace(self, seconds: float | None) -> None:
-        """How long a step of training lasts; None: as long as it does."""
-        path = self.folder / "pace"
-        if seconds is None:
-            path.unlink()
-        else:
-            path.write_text(str(seconds))
+    def pace(self, seconds: float | None, *cells: Trained) -> None:
+        """How long a step of these cells' training lasts; None: as long as it does."""
+        for fold, row in cells:
+            path = self.folder / "pace" / f"fold{fold}" / row
+            if seconds is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_text(path, str(seconds))
 
     def start(self, *words: str) -> None:
         """`snakemake --profile slurm`, with the cluster's file."""
@@ -65,7 +86,7 @@ class OnSlurm:
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True)
 
-    def finish(self, seconds: float = 300) -> None:
+    def finish(self, seconds: float = 400) -> None:
         """Wait for snakemake, which has to succeed."""
         assert self.process is not None
         assert self.process.wait(seconds) == 0, self.log.read_text()
@@ -75,20 +96,32 @@ class OnSlurm:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
 
-    def training(self) -> list[str]:
-        """SLURM's ids of the jobs that train, fold 0 first, once both do: their runs have begun."""
-        wait("two trainers", lambda: len(self.runs("RUNNING")) == 2, 240)
-        found = {job["comment"]: job["id"] for job in self.cluster.jobs("train_method") if job["state"] == "RUNNING"}
-        return [found[name] for name in sorted(found)]
+    def of(self, cell: Trained) -> Run | None:
+        """The cell's training run, as its journal tells."""
+        fold, row = cell
+        path = self.project.results / "journals" / "shapes" / "efficientnet_lite0" / f"fold{fold}" / row / "shot1.jsonl"
+        return read_journal(path)[-1] if path.exists() else None
 
-    def runs(self, status: str = "") -> list[Run]:
-        """The training runs of both folds, as their journals tell."""
-        found = [run for path in sorted((self.project.results / "journals").rglob("*.jsonl")) for run in read_journal(path)]
-        return [run for run in found if status in ("", run.status)]
+    def status(self, cell: Trained) -> str:
+        found = self.of(cell)
+        return found.status if found else ""
 
-    def logs(self) -> str:
-        """What the trainers printed last."""
-        return "".join(path.read_text() for path in sorted((self.project.results / "logs").rglob("train-shot1.log")))
+    def job(self, cell: Trained) -> str:
+        """SLURM's id of the job that trains the cell now; empty where none does, or its run has not begun."""
+        fold, row = cell
+        comment = f"rule_train_method_wildcards_shapes_efficientnet_lite0_{fold}_{row}_1"
+        found = [job["id"] for job in self.cluster.jobs() if job["state"] == "RUNNING" and job["comment"] == comment]
+        return found[-1] if found and self.status(cell) == "RUNNING" else ""
+
+    def jobs(self, *cells: Trained) -> list[str]:
+        """As `job`, of several; waits for them."""
+        wait(f"trainers of {cells}", lambda: all(map(self.job, cells)), 240)
+        return list(map(self.job, cells))
+
+    def train_log(self, cell: Trained) -> str:
+        fold, row = cell
+        path = self.project.results / "logs" / "shapes" / "efficientnet_lite0" / f"fold{fold}" / row / "train-shot1.log"
+        return path.read_text()
 
 
 def metrics(folder: Path) -> dict[str, bytes]:
@@ -100,38 +133,50 @@ def metrics(folder: Path) -> dict[str, bytes]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if reason := why_not():
         pytest.fail(reason)
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     try:
+        cluster = Cluster(tmp_path_factory.mktemp("slurm"))
         cluster.start()
         yield cluster
     finally:
-        cluster.stop()
+        stop()
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The tiny benchmark with a few steps more, run on this machine alone."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny benchmark with a row and a few steps more, run on this machine alone: its folder."""
     project = Project(tmp_path_factory.mktemp("undisturbed"))
     settings = copy.deepcopy(TINY)
     settings["train"]["steps"] = STEPS
+    settings["methods"] = ["prototype", "symnet", "bare"]
+    settings["variants"] = {"bare": {"method": "symnet", "model": {"apa": False, "tdc": False}}}
     project.configure(settings)
-    with open(project.folder / "symnet" / "lease.py", "a") as file:
-        file.write(PACE)
+    for name, code in (("symnet/lease.py", PACE), ("workflow/Snakefile", POLL)):
+        with open(project.folder / name, "a") as file:
+            file.write(code)
     project.run()
-    return project
+    return project.folder
 
 
 @pytest.fixture
-def untrained(cluster: Cluster, undisturbed: Project, tmp_path: Path) -> Iterator[OnSlurm]:
-    """A copy of it without Sym-Net's cells."""
-    shutil.copytree(undisturbed.folder, tmp_path / "own", symlinks=True)
-    project = copy.copy(undisturbed)
-    project.folder = tmp_path / "own"
+def fresh(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> Iterator[OnSlurm]:
+    """A copy of it with no results."""
+    shutil.copytree(undisturbed, tmp_path / "own", symlinks=True, ignore=shutil.ignore_patterns("results", ".snakemake"))
+    yield from _on(cluster, tmp_path / "own")
+
+
+@pytest.fixture
+def untrained(cluster: Cluster, undisturbed: Path, tmp_path: Path) -> Iterator[OnSlurm]:
+    """A copy of it in which all but training and testing Sym-Net is done."""
+    shutil.copytree(undisturbed, tmp_path / "own", symlinks=True)
     for fold in (0, 1):
-        shutil.rmtree(project.folder / CELLS.format(fold=fold))
+        shutil.rmtree(tmp_path / "own" / FOLDER / f"fold{fold}" / "symnet")
     for name in ("state", "journals"):
-        shutil.rmtree(project.results / name)
-    made = OnSlurm(project, cluster)
+        shutil.rmtree(tmp_path / "own" / "results" / "tiny" / name)
+    yield from _on(cluster, tmp_path / "own")
+
+
+def _on(cluster: Cluster, folder: Path) -> Iterator[OnSlurm]:
+    made = OnSlurm(folder, cluster)
     yield made
     made.kill()
     run("scancel", "--user=root", check=False)

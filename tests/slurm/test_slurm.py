@@ -1,135 +1,150 @@
-"""The benchmark as SLURM jobs, and what happens to its trainers there: each ends with the bytes of a run that nothing disturbed."""
+"""The benchmark as SLURM jobs, and what happens to its trainers there: each run ends with the bytes of one that nothing disturbed."""
 
 import os
-import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Cluster, run, wait
-from tests.slurm.conftest import CELLS, STEPS, OnSlurm, metrics
-from tests.workflow.conftest import Project
+from tests.slurm.cluster import RUN, end, run, wait
+from tests.slurm.conftest import FOLDER, STEPS, OnSlurm, Trained, metrics
 
 # not only where a SLURM is installed: they write its configuration and start its daemons
 asked = pytest.mark.skipif("SYMNET_SLURM" not in os.environ, reason="SYMNET_SLURM is not set: no SLURM is started on this machine")
-pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(600), asked]
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.timeout(900), asked]
 
-TARGETS = [f"{CELLS.format(fold=fold)}/seed{seed}.json" for fold in (0, 1) for seed in (7, 8)]
-
-
-def resumed(own: OnSlurm) -> list[int]:
-    """At which step each run went on the last time."""
-    return [int(run.tags["resumed_at"]) for run in own.runs()]
+HELD = 1000.0  # seconds of a step that does not end by itself
+TABLES = ("tables/main.csv", "tables/main.tex", "tables/base.csv", "shapes/counts.csv")
 
 
-def check(own: OnSlurm, undisturbed: Project) -> None:
+def check(own: OnSlurm, undisturbed: Path, *cells: Trained) -> None:
     """Same bytes; every run is finished, and told each of its steps."""
-    assert metrics(own.folder) == metrics(undisturbed.folder)
-    assert [run.status for run in own.runs()] == ["FINISHED"] * 2
-    assert [max(run.metrics["loss"]) for run in own.runs()] == [STEPS] * 2
+    assert metrics(own.folder) == metrics(undisturbed)
+    runs = [own.of(cell) for cell in cells]
+    assert [found.status for found in runs] == ["FINISHED"] * len(cells)
+    assert [sorted(found.metrics["loss"])[-1] for found in runs] == [STEPS] * len(cells)
 
 
-def test_the_whole_benchmark(cluster: Cluster, undisturbed: Project, tmp_path: Path) -> None:
-    """From nothing. The literal command, and a file of the cluster's own."""
-    shutil.copytree(undisturbed.folder, tmp_path / "own", symlinks=True, ignore=shutil.ignore_patterns("results", ".snakemake"))
-    project = Project.__new__(Project)
-    project.folder, project.environment = tmp_path / "own", {}
-    own = OnSlurm(project, cluster)
-    own.configure(**{"default-resources": {"slurm_partition": "urgent", "runtime": 60, "mem_mb": 8000}})
-    own.start()
-    own.finish(540)
-    check(own, undisturbed)
-    for name in ("tables/main.csv", "tables/main.tex", "tables/base.csv", "shapes/counts.csv"):
-        assert (project.results / name).read_bytes() == (undisturbed.results / name).read_bytes()
-    jobs = cluster.jobs()
-    assert {job["partition"] for job in jobs} == {"urgent"}
-    with_gpu = {job["comment"].partition("_wildcards")[0].removeprefix("rule_") for job in jobs if "gpu" in job["gres"]}
-    assert with_gpu == {"train_base", "cache_features", "train_method", "evaluate_method"}
-    comments = {job["comment"] for job in jobs}
+def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSlurm, undisturbed: Path) -> None:
+    """From nothing, by the literal command and a file of the cluster's own. A requeued job is SLURM's to start again, under its id; one
+    that was cancelled, ran into its time limit or left before it is Snakemake's to retry.
+    """
+    requeued, cancelled, late, leaving = cells = [(0, "symnet"), (0, "bare"), (1, "symnet"), (1, "bare")]
+    short = {"train_method": {"runtime": 2, "mem_mb": 8000, "gpu": 1}}
+    table = {
+        rule: {"runtime": 60, "mem_mb": 8000, "gpu": 1} for rule in ("train_base", "cache_features", "make_records", "evaluate_method")
+    }
+    fresh.configure(**{"default-resources": {"slurm_partition": "urgent", "runtime": 60, "mem_mb": 8000}, "set-resources": table | short})
+    fresh.pace(2, requeued, cancelled)
+    fresh.pace(HELD, late)
+    fresh.pace(6, leaving)
+    fresh.start()
+
+    jobs: dict[Trained, str] = {}
+    disturb: dict[Trained, Callable[[str], object]] = {
+        requeued: lambda job: run("scontrol", "requeue", job),
+        cancelled: lambda job: run("scancel", job),
+        late: lambda job: run("scontrol", "update", f"JobId={job}", "TimeLimit=1"),  # before its own deadline, which is of two minutes
+        leaving: lambda job: None,
+    }
+
+    def all_disturbed() -> bool:
+        for cell in cells:
+            if cell not in jobs and (job := fresh.job(cell)):
+                jobs[cell] = job
+                disturb[cell](job)
+        return len(jobs) == len(cells)
+
+    wait("four trainers", all_disturbed, 500)
+    wait("stop of two", lambda: fresh.status(requeued) == fresh.status(cancelled) == "KILLED", 60)
+    assert [fresh.of(cell).reason.split(" at ")[0] for cell in (requeued, cancelled)] == ["SIGTERM"] * 2
+    fresh.pace(None, requeued, cancelled)
+    fresh.cluster.hurry(jobs[requeued])
+    wait("deadline", lambda: fresh.status(leaving) == "KILLED", 150)
+    left_at = int(fresh.of(leaving).reason.split(" at step ")[1].split()[0])
+    assert fresh.of(leaving).reason == f"deadline at step {left_at} of {STEPS}; its state is saved, run the same command again"
+    wait("time limit", lambda: fresh.cluster.state(jobs[late]) == "TIMEOUT", 150)
+    fresh.pace(None, late, leaving)
+    fresh.finish()
+
+    check(fresh, undisturbed, *cells)
+    for name in TABLES:
+        assert (fresh.project.results / name).read_bytes() == (undisturbed / "results" / "tiny" / name).read_bytes()
+    at = {cell: int(fresh.of(cell).tags["resumed_at"]) for cell in cells}
+    assert at[late] == 0  # it was held in its first step, and SLURM killed it there
+    assert at[leaving] == left_at
+    assert all(0 < at[cell] < STEPS for cell in (requeued, cancelled, leaving))
+    states = [fresh.cluster.state(jobs[cell]) for cell in cells]
+    assert states == ["COMPLETED", "CANCELLED", "TIMEOUT", "FAILED"]
+
+    found = fresh.cluster.jobs()
+    assert {job["partition"] for job in found} == {"urgent"}
+    with_gpu = {job["comment"].partition("_wildcards")[0].removeprefix("rule_") for job in found if "gpu" in job["gres"]}
+    assert with_gpu == {"train_base", "cache_features", "make_records", "train_method", "evaluate_method"}
+    comments = {job["comment"] for job in found}
     assert "rule_train_method_wildcards_shapes_efficientnet_lite0_0_symnet_1" in comments  # data set, backbone, fold, method, shot
     assert not [name for name in comments if "tracking" in name or "fetch" in name]
-    assert project.planned() == {}  # nor does the time limit, which a local run does not have, make it run again
+    assert fresh.project.planned() == {}  # nor does the time limit, which a local run does not have, make it run again
 
 
-def test_a_time_limit_is_met_by_a_checkpoint_and_a_retry(untrained: OnSlurm, undisturbed: Project) -> None:
-    size = {"mem_mb": 8000, "gpu": 1}
-    untrained.configure(**{"set-resources": {"train_method": {"runtime": 1, **size}, "evaluate_method": {"runtime": 60, **size}}})
-    untrained.pace(5)
-    untrained.start(*TARGETS)
-    first = untrained.training()
-    wait("deadlines", lambda: len(untrained.runs("KILLED")) == 2, 90)
-    stops = [int(run.reason.split(" at step ")[1].split()[0]) for run in untrained.runs()]
-    assert [run.reason for run in untrained.runs()] == [
-        f"deadline at step {step} of {STEPS}; its state is saved, run the same command again" for step in stops
-    ]
-    untrained.pace(None)
-    untrained.finish()
-    check(untrained, undisturbed)
-    assert resumed(untrained) == stops
-    assert all(0 < step < STEPS for step in stops)
-    assert set(first) < {job["id"] for job in untrained.cluster.jobs("train_method")}
+def test_preemption_a_failed_node_an_absent_controller_and_a_killed_snakemake(untrained: OnSlurm, undisturbed: Path) -> None:
+    """One after the other, of the same two trainers."""
+    cluster, cells = untrained.cluster, [(0, "symnet"), (1, "symnet")]
+    targets = [f"{FOLDER}/fold{fold}/symnet/shot1/seed{seed}.json" for fold in (0, 1) for seed in (7, 8)]
+    untrained.pace(2, *cells)
+    untrained.start(*targets)
+    jobs = untrained.jobs(*cells)
 
+    # a job of a better partition takes the node; SLURM starts the trainers again when it has ended
+    run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--comment=rule_urgent", "--wrap=sleep 1")
+    wait("stop of both", lambda: all(untrained.status(cell) == "KILLED" for cell in cells), 60)
+    untrained.pace(HELD, *cells)
+    cluster.hurry(*jobs)
+    assert untrained.jobs(*cells) == jobs
+    assert all(int(untrained.of(cell).tags["resumed_at"]) > 0 for cell in cells)
 
-def test_requeue_and_scancel(untrained: OnSlurm, undisturbed: Project) -> None:
-    """One is SLURM's to start again, under its id; the other Snakemake's, as a retry."""
-    untrained.pace(2)
-    untrained.start(*TARGETS)
-    requeued, cancelled = untrained.training()
-    time.sleep(2)
-    run("scontrol", "requeue", requeued)
-    run("scancel", cancelled)
-    wait("stop of both", lambda: len(untrained.runs("KILLED")) == 2, 30)
-    untrained.pace(None)
-    untrained.finish()
-    check(untrained, undisturbed)
-    assert all(step > 0 for step in resumed(untrained))
-    states = {job["id"]: job["state"] for job in untrained.cluster.jobs("train_method")}
-    assert (states[requeued], states[cancelled]) == ("COMPLETED", "CANCELLED")
+    # slurmd dies, and what it ran goes on: SLURM starts the jobs anew when the node is back
+    end("slurmd", RUN / "slurmd.pid", 9)
+    wait("down node", lambda: cluster.node_state().startswith("down"), 90)
+    cluster.start_node()
+    cluster.hurry(*jobs)
+    assert untrained.jobs(*cells) == jobs
 
+    # no controller for half a minute, in which Snakemake asks it several times
+    end("slurmctld", RUN / "slurmctld.pid")
+    time.sleep(30)
+    cluster.start_controller()
+    assert untrained.process.poll() is None
+    assert untrained.jobs(*cells) == jobs
 
-def test_preemption(untrained: OnSlurm, undisturbed: Project) -> None:
-    """A job of a better partition takes the node; SLURM starts the trainers again when it has ended."""
-    untrained.pace(2)
-    untrained.start(*TARGETS)
-    jobs = untrained.training()
-    run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--comment=rule_urgent", "--wrap=sleep 2")
-    wait("stop of both", lambda: len(untrained.runs("KILLED")) == 2, 60)
-    untrained.pace(None)
-    untrained.finish()
-    check(untrained, undisturbed)
-    states = {job["id"]: job["state"] for job in untrained.cluster.jobs("train_method")}
-    assert [states[job] for job in jobs] == ["COMPLETED"] * 2
-
-
-def test_a_killed_snakemake_s_orphans_are_waited_for(untrained: OnSlurm, undisturbed: Project) -> None:
-    untrained.pace(1000)
-    untrained.start(*TARGETS)
-    orphans = untrained.training()
+    # of a killed snakemake the jobs live on, and those of the next one wait for them
     untrained.kill()
     untrained.start("--unlock")
     untrained.finish(60)
-    untrained.start(*TARGETS)
-    wait("twins", lambda: untrained.logs().count("symnet: waiting for process") == 2, 120)
-    assert all(f"SLURM job {orphan}" in untrained.logs() for orphan in orphans)
-    untrained.pace(None)
+    untrained.start(*targets)
+    wait("waiting twins", lambda: all("symnet: waiting for process" in untrained.train_log(cell) for cell in cells), 120)
+    for cell, job in zip(cells, jobs, strict=True):
+        assert f"SLURM job {job}" in untrained.train_log(cell)
+    untrained.pace(None, *cells)
     untrained.finish()
-    check(untrained, undisturbed)
-    assert [run.resumed for run in untrained.runs()] == [0, 0]  # the twins trained nothing
-    assert untrained.logs().count("there already, trained by another process") == 2
+    check(untrained, undisturbed, *cells)
+    assert [cluster.state(job) for job in jobs] == ["COMPLETED"] * 2
+    assert all("there already, trained by another process" in untrained.train_log(cell) for cell in cells)  # the twins trained nothing
 
 
-def test_a_node_that_fails(untrained: OnSlurm, undisturbed: Project) -> None:
-    """slurmd dies, and what it ran goes on: SLURM starts the jobs anew as soon as the node is back."""
-    untrained.pace(1000)
-    untrained.start(*TARGETS)
-    jobs = untrained.training()
-    cluster = untrained.cluster
-    cluster.end(cluster.folder / "slurmd.pid", 9)
-    wait("down node", lambda: cluster.node_state().startswith("down"), 90)
-    cluster.start_node()
-    untrained.pace(None)
+def test_the_controller_is_absent_and_no_snakemake_is_killed(untrained: OnSlurm, undisturbed: Path) -> None:
+    """The jobs end while nobody can be asked, and Snakemake learns of it when somebody can."""
+    cell = (0, "symnet")
+    untrained.pace(HELD, cell)
+    untrained.start(*(f"{FOLDER}/fold0/symnet/shot1/seed{seed}.json" for seed in (7, 8)))
+    (job,) = untrained.jobs(cell)
+    end("slurmctld", RUN / "slurmctld.pid")
+    untrained.pace(None, cell)
+    wait("end of the run", lambda: untrained.status(cell) == "FINISHED", 120)
+    time.sleep(15)
+    untrained.cluster.start_controller()
     untrained.finish()
-    check(untrained, undisturbed)
-    states = {job["id"]: job["state"] for job in cluster.jobs("train_method")}
-    assert [states[job] for job in jobs] == ["COMPLETED"] * 2
+    assert untrained.cluster.state(job) == "COMPLETED"
+    mine, theirs = metrics(untrained.folder / FOLDER / "fold0"), metrics(undisturbed / FOLDER / "fold0")
+    assert mine == theirs
