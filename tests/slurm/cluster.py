@@ -161,6 +161,11 @@ class Cluster:
     def state(self, job: str) -> str:
         return next((row["state"] for row in self.jobs() if row["id"] == job), "")
 
+    def steps(self, *jobs: str) -> list[str]:
+        """The steps of jobs that live on this machine, whatever the controller knows."""
+        titles = run("ps", "-eo", "args").splitlines()
+        return [title for title in titles if title.startswith(tuple(f"slurmstepd: [{job}." for job in jobs))]
+
     def hurry(self, *jobs: str) -> None:
         """Start requeued jobs now: SLURM lets them wait for two minutes."""
         for job in jobs:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import RUN, end, run, wait
+from tests.slurm.cluster import RUN, end, ended, run, wait
 from tests.slurm.conftest import FOLDER, STEPS, OnSlurm, Trained, metrics
 
 # not only where a SLURM is installed: they write its configuration and start its daemons
@@ -65,6 +65,7 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     left_at = int(fresh.of(leaving).reason.split(" at step ")[1].split()[0])
     assert fresh.of(leaving).reason == f"deadline at step {left_at} of {STEPS}; its state is saved, run the same command again"
     wait("time limit", lambda: fresh.cluster.state(jobs[late]) == "TIMEOUT", 150)
+    wait("kill", lambda: ended(fresh.of(late).pid))
     fresh.pace(None, late, leaving)
     fresh.finish()
 
@@ -104,10 +105,11 @@ def test_preemption_a_failed_node_an_absent_controller_and_a_killed_snakemake(un
     assert untrained.jobs(*cells) == jobs
     assert all(int(untrained.of(cell).tags["resumed_at"]) > 0 for cell in cells)
 
-    # slurmd dies, and what it ran goes on: SLURM starts the jobs anew when the node is back
+    # slurmd dies, and what it ran goes on: SLURM ends it and starts the jobs anew when the node is back
     end("slurmd", RUN / "slurmd.pid", 9)
     wait("down node", lambda: cluster.node_state().startswith("down"), 90)
     cluster.start_node()
+    wait("end of what ran there", lambda: not cluster.steps(*jobs))
     cluster.hurry(*jobs)
     assert untrained.jobs(*cells) == jobs
 
@@ -133,8 +135,8 @@ def test_preemption_a_failed_node_an_absent_controller_and_a_killed_snakemake(un
     assert all("there already, trained by another process" in untrained.train_log(cell) for cell in cells)  # the twins trained nothing
 
 
-def test_the_controller_is_absent_and_no_snakemake_is_killed(untrained: OnSlurm, undisturbed: Path) -> None:
-    """The jobs end while nobody can be asked, and Snakemake learns of it when somebody can."""
+def test_a_job_that_ends_while_the_controller_is_absent(untrained: OnSlurm, undisturbed: Path) -> None:
+    """Snakemake learns of it when somebody can be asked."""
     cell = (0, "symnet")
     untrained.pace(HELD, cell)
     untrained.start(*(f"{FOLDER}/fold0/symnet/shot1/seed{seed}.json" for seed in (7, 8)))
