@@ -162,9 +162,9 @@ class Cluster:
         return next((row["state"] for row in self.jobs() if row["id"] == job), "")
 
     def steps(self, *jobs: str) -> list[str]:
-        """The steps of jobs that live on this machine, whatever the controller knows."""
-        titles = run("ps", "-eo", "args").splitlines()
-        return [title for title in titles if title.startswith(tuple(f"slurmstepd: [{job}." for job in jobs))]
+        """What of these jobs, or of all, lives on this machine, whatever the controller knows."""
+        titles = [f"slurmstepd: [{job}." for job in jobs] or ["slurmstepd: ["]
+        return [line for line in run("ps", "-eo", "args").splitlines() if line.startswith(tuple(titles))]
 
     def hurry(self, *jobs: str) -> None:
         """Start requeued jobs now: SLURM lets them wait for two minutes."""

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from symnet.artifacts import write_text
-from symnet.journal import Run, read_journal
+from symnet.journal import Run, is_alive, read_journal
 from tests.slurm.cluster import Cluster, run, stop, wait, why_not
 from tests.workflow.conftest import TINY, Project
 
@@ -103,15 +103,16 @@ class OnSlurm:
         return read_journal(path)[-1] if path.exists() else None
 
     def status(self, cell: Trained) -> str:
-        found = self.of(cell)
-        return found.status if found else ""
+        run = self.of(cell)
+        return run.status if run else ""
 
     def job(self, cell: Trained) -> str:
-        """SLURM's id of the job that trains the cell now; empty where none does, or its run has not begun."""
+        """SLURM's id of the job that trains the cell now; empty where none does, or its process has not begun the run."""
         fold, row = cell
         comment = f"rule_train_method_wildcards_shapes_efficientnet_lite0_{fold}_{row}_1"
         found = [job["id"] for job in self.cluster.jobs() if job["state"] == "RUNNING" and job["comment"] == comment]
-        return found[-1] if found and self.status(cell) == "RUNNING" else ""
+        run = self.of(cell)
+        return found[-1] if found and run and run.status == "RUNNING" and is_alive(run) else ""
 
     def jobs(self, *cells: Trained) -> list[str]:
         """As `job`, of several; waits for them."""
@@ -179,4 +180,6 @@ def _on(cluster: Cluster, folder: Path) -> Iterator[OnSlurm]:
     made = OnSlurm(folder, cluster)
     yield made
     made.kill()
+    shutil.rmtree(folder / "pace", ignore_errors=True)  # what is held goes on, and hears that it is cancelled
     run("scancel", "--user=root", check=False)
+    wait("end of its jobs", lambda: not cluster.steps())
