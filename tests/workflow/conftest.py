@@ -46,6 +46,10 @@ TINY = {
 }
 
 
+# Of the environment of the finished benchmark: none of it may be found in what it wrote (test_secrets.py).
+SECRETS = {name: f"5ecret-{name.lower()}" for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
+
+
 class Project:
     """A copy of the project that a test may edit, with its own results."""
 
@@ -59,7 +63,7 @@ class Project:
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, folder / name)
-        self.told = ""  # what the last dry run printed
+        self.told = ""  # what the last run or dry run printed
         self.environment: dict[str, str] = {}  # what Snakemake is told beside the usual
         self.configure(TINY)
 
@@ -78,7 +82,8 @@ class Project:
 
     def run(self) -> None:
         done = self.snakemake()
-        assert done.returncode == 0, done.stdout + done.stderr
+        self.told = done.stdout + done.stderr
+        assert done.returncode == 0, self.told
 
     def planned(self) -> dict[str, int]:
         """Rule to number of jobs that a dry run lists, `all` left out."""
@@ -97,6 +102,7 @@ class Project:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A benchmark that has run to its table."""
     project = Project(tmp_path_factory.mktemp("tiny"))
+    project.environment = dict(SECRETS)
     project.run()
     return project
 
