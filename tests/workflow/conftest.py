@@ -3,6 +3,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Project:
             else:
                 shutil.copy(source, folder / name)
         self.told = ""  # what the last run or dry run printed
+        self.seconds = 0.0  # what the last run took
         self.environment: dict[str, str] = {}  # what Snakemake is told beside the usual
         self.configure(TINY)
 
@@ -81,7 +83,9 @@ class Project:
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=580, check=False)
 
     def run(self) -> None:
+        began = time.monotonic()
         done = self.snakemake()
+        self.seconds = time.monotonic() - began
         self.told = done.stdout + done.stderr
         assert done.returncode == 0, self.told
 
@@ -118,7 +122,7 @@ def project(finished: Project) -> Iterator[Project]:
     kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in watched}
     yield finished
     finished.configure(TINY)
-    for path, (content, time) in kept.items():
+    for path, (content, modified) in kept.items():
         if path.read_bytes() != content:
             path.write_bytes(content)
-            os.utime(path, ns=(time, time))
+            os.utime(path, ns=(modified, modified))

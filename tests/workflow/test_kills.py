@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -94,14 +95,29 @@ def test_killed_in_every_stage(victim: Victim, reference: Victim) -> None:
     assert not list(victim.folder.rglob("owned"))
 
 
-def test_five_kills_at_random(victim: Victim, reference: Victim, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kills_at_random(victim: Victim, reference: Victim, finished: Project, capsys: pytest.CaptureFixture[str]) -> None:
     """What `python -m tests.kill_demo` does with the demo and twenty."""
-    began = time.monotonic()
-    victim.run()
-    whole = time.monotonic() - began
-    assert differences(victim, reference) == []
-    shutil.rmtree(victim.folder / "results")
-    killed_at_random(victim, 5, whole / 2, random.Random(3))
+    killed_at_random(victim, 5, finished.seconds / 2, random.Random(3))
     victim.run()
     assert differences(victim, reference) == []
     assert capsys.readouterr().out.count("kill ") == 5
+
+
+def test_differences_are_seen(victim: Victim, reference: Victim) -> None:
+    shutil.copytree(reference.folder / "results", victim.folder / "results")
+    assert differences(victim, reference) == []
+    with open(victim.results / "tables" / "main.csv", "a") as file:
+        file.write("\n")
+    (victim.results / "tables" / "main.tex").unlink()
+    (victim.results / "tables" / "more.csv").touch()
+    with sqlite3.connect(victim.folder / "results" / "mlflow.db") as store:
+        store.execute(
+            "insert into metrics select key, value + 1, timestamp, run_uuid, step, is_nan from metrics where key like '%.miou' limit 1"
+        )
+        store.execute("update runs set status = 'KILLED' where name = 'seed 7'")
+        store.execute("delete from tags where key = 'symnet.key' and value = 'benchmark'")
+    told = differences(victim, reference)
+    assert told[:3] == ["tables/main.csv: other bytes", "tables/main.tex: missing", "tables/more.csv: one too many"]
+    assert "benchmark" in told[3]
+    assert sum("a metric more than once" in line for line in told) == 1
+    assert sum("not finished" in line for line in told) == 4
