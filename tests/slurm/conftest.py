@@ -1,4 +1,5 @@
 import copy
+import json
 import os
 import shutil
 import signal
@@ -96,15 +97,22 @@ class OnSlurm:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
 
+    def journal(self, cell: Trained) -> Path:
+        fold, row = cell
+        return self.project.results / "journals" / "shapes" / "efficientnet_lite0" / f"fold{fold}" / row / "shot1.jsonl"
+
     def of(self, cell: Trained) -> Run | None:
         """The cell's training run, as its journal tells."""
-        fold, row = cell
-        path = self.project.results / "journals" / "shapes" / "efficientnet_lite0" / f"fold{fold}" / row / "shot1.jsonl"
-        return read_journal(path)[-1] if path.exists() else None
+        return read_journal(self.journal(cell))[-1] if self.journal(cell).exists() else None
 
     def status(self, cell: Trained) -> str:
         run = self.of(cell)
         return run.status if run else ""
+
+    def stops(self, cell: Trained) -> list[str]:
+        """Why the run saved its state and left, each time; it may have gone on since."""
+        events = [json.loads(line) for line in self.journal(cell).read_text().splitlines()]
+        return [event["reason"] for event in events if event["event"] == "end" and event["status"] == "KILLED"]
 
     def job(self, cell: Trained) -> str:
         """SLURM's id of the job that trains the cell now; empty where none does, or its process has not begun the run."""
