@@ -41,7 +41,7 @@ class Victim:
             self.process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=environment | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"},
+                env=environment | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.folder / ".cache")},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

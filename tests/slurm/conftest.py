@@ -14,7 +14,7 @@ import yaml
 from symnet.artifacts import write_text
 from symnet.journal import Run, is_alive, read_journal
 from tests.slurm.cluster import Cluster, run, stop, wait, why_not
-from tests.workflow.conftest import TINY, Project
+from tests.workflow.conftest import SECRETS, TINY, Project
 
 STEPS = 12
 FOLDER = "results/tiny/shapes/efficientnet_lite0"
@@ -82,7 +82,7 @@ class OnSlurm:
     def start(self, *words: str) -> None:
         """`snakemake --profile slurm`, with the cluster's file."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SYMNET_", "SLURM_"))}
-        environment |= {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
+        environment |= {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", **SECRETS}
         command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--profile", "mine.yaml", *words, "--configfile", "tiny.yaml"]
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True)

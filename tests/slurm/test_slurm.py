@@ -9,6 +9,7 @@ import pytest
 
 from tests.slurm.cluster import RUN, end, ended, run, wait
 from tests.slurm.conftest import FOLDER, STEPS, OnSlurm, Trained, metrics
+from tests.workflow.conftest import holders_of_secrets
 
 # not only where a SLURM is installed: they write its configuration and start its daemons
 asked = pytest.mark.skipif("SYMNET_SLURM" not in os.environ, reason="SYMNET_SLURM is not set: no SLURM is started on this machine")
@@ -85,6 +86,7 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     comments = {job["comment"] for job in found}
     assert "rule_train_method_wildcards_shapes_efficientnet_lite0_0_symnet_1" in comments  # data set, backbone, fold, method, shot
     assert not [name for name in comments if "tracking" in name or "fetch" in name]
+    assert holders_of_secrets(fresh.folder) == []
     assert fresh.project.planned() == {}  # nor does the time limit, which a local run does not have, make it run again
 
 

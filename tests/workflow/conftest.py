@@ -102,6 +102,12 @@ class Project:
         return {rule: int(count) for rule, count in counts if rule not in ("all", "total", "job")}
 
 
+def holders_of_secrets(folder: Path) -> list[Path]:
+    """Files that hold one of `SECRETS`: journals, logs, artifacts, the store of MLflow, what Snakemake notes."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size < 10_000_000]
+    return [path for path in files if any(value.encode() in path.read_bytes() for value in SECRETS.values())]
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A benchmark that has run to its table."""
