@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import RUN, end, ended, run, wait
+from tests.slurm.cluster import RUN, end, run, wait
 from tests.slurm.conftest import FOLDER, STEPS, OnSlurm, Trained, metrics
 from tests.workflow.conftest import holders_of_secrets
 
@@ -43,7 +43,6 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     fresh.start()
 
     jobs: dict[Trained, str] = {}
-    processes: dict[Trained, int] = {}
     disturb: dict[Trained, Callable[[str], object]] = {
         requeued: lambda job: (run("scontrol", "requeue", job), fresh.cluster.hurry(job)),
         cancelled: lambda job: run("scancel", job),
@@ -54,7 +53,7 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     def all_disturbed() -> bool:
         for cell in cells:
             if cell not in jobs and (job := fresh.job(cell)):
-                jobs[cell], processes[cell] = job, fresh.of(cell).pid
+                jobs[cell] = job
                 disturb[cell](job)
         return len(jobs) == len(cells)
 
@@ -65,7 +64,6 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     left_at = int(fresh.stops(leaving)[0].split(" at step ")[1].split()[0])
     assert fresh.stops(leaving)[0] == f"deadline at step {left_at} of {STEPS}; its state is saved, run the same command again"
     wait("time limit", lambda: fresh.cluster.state(jobs[late]) == "TIMEOUT", 150)
-    wait("kill", lambda: ended(processes[late]))
     fresh.pace(None, late, leaving)
     fresh.finish()
 
@@ -73,7 +71,7 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     for name in TABLES:
         assert (fresh.project.results / name).read_bytes() == (undisturbed / "results" / "tiny" / name).read_bytes()
     at = {cell: int(fresh.of(cell).tags["resumed_at"]) for cell in cells}
-    assert at[late] == 0  # it was held in its first step, and SLURM killed it there
+    assert at[late] <= 1  # it was held in its first step, and killed there; or left after it, where SLURM's SIGKILL did not reach it
     assert at[leaving] == left_at
     assert all(0 < at[cell] < STEPS for cell in (requeued, cancelled, leaving))
     states = [fresh.cluster.state(jobs[cell]) for cell in cells]
@@ -111,8 +109,7 @@ def test_preemption_a_failed_node_an_absent_controller_and_a_killed_snakemake(un
     wait("down node", lambda: cluster.node_state().startswith("down"), 90)
     cluster.start_node()
     wait("end of what ran there", lambda: not cluster.steps(*jobs))
-    time.sleep(10)  # it is told a second time to end these jobs
-    cluster.hurry(*jobs)
+    time.sleep(15)  # until then the node may be told a second time to end them; what it ends then is Snakemake's to retry
     jobs = untrained.jobs(*cells)
 
     # no controller for half a minute, in which Snakemake asks it several times
