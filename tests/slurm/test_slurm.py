@@ -88,7 +88,7 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     assert fresh.project.planned() == {}  # nor does the time limit, which a local run does not have, make it run again
 
 
-def test_preemption_a_failed_node_an_absent_controller_and_a_killed_snakemake(untrained: OnSlurm, undisturbed: Path) -> None:
+def test_preemption_a_failed_node_a_killed_snakemake_and_an_absent_controller(untrained: OnSlurm, undisturbed: Path) -> None:
     """One after the other, of the same two trainers."""
     cluster, cells = untrained.cluster, [(0, "symnet"), (1, "symnet")]
     targets = [f"{FOLDER}/fold{fold}/symnet/shot1/seed{seed}.json" for fold in (0, 1) for seed in (7, 8)]
@@ -112,13 +112,6 @@ def test_preemption_a_failed_node_an_absent_controller_and_a_killed_snakemake(un
     time.sleep(15)  # until then the node may be told a second time to end them; what it ends then is Snakemake's to retry
     jobs = untrained.jobs(*cells)
 
-    # no controller for half a minute, in which Snakemake asks it several times
-    end("slurmctld", RUN / "slurmctld.pid")
-    time.sleep(30)
-    cluster.start_controller()
-    assert untrained.process.poll() is None
-    assert untrained.jobs(*cells) == jobs
-
     # of a killed snakemake the jobs live on, and those of the next one wait for them
     untrained.kill()
     untrained.start("--unlock")
@@ -127,25 +120,15 @@ def test_preemption_a_failed_node_an_absent_controller_and_a_killed_snakemake(un
     wait("waiting twins", lambda: all("symnet: waiting for process" in untrained.train_log(cell) for cell in cells), 120)
     for cell, job in zip(cells, jobs, strict=True):
         assert f"SLURM job {job}" in untrained.train_log(cell)
+
+    # no controller for half a minute: the jobs end meanwhile, and Snakemake learns of it when somebody can be asked
+    end("slurmctld", RUN / "slurmctld.pid")
     untrained.pace(None, *cells)
+    wait("end of both", lambda: all(untrained.status(cell) == "FINISHED" for cell in cells), 120)
+    time.sleep(30)
+    assert untrained.process.poll() is None
+    cluster.start_controller()
     untrained.finish()
     check(untrained, undisturbed, *cells)
     assert [cluster.state(job) for job in jobs] == ["COMPLETED"] * 2
     assert all("there already, trained by another process" in untrained.train_log(cell) for cell in cells)  # the twins trained nothing
-
-
-def test_a_job_that_ends_while_the_controller_is_absent(untrained: OnSlurm, undisturbed: Path) -> None:
-    """Snakemake learns of it when somebody can be asked."""
-    cell = (0, "symnet")
-    untrained.pace(HELD, cell)
-    untrained.start(*(f"{FOLDER}/fold0/symnet/shot1/seed{seed}.json" for seed in (7, 8)))
-    (job,) = untrained.jobs(cell)
-    end("slurmctld", RUN / "slurmctld.pid")
-    untrained.pace(None, cell)
-    wait("end of the run", lambda: untrained.status(cell) == "FINISHED", 120)
-    time.sleep(15)
-    untrained.cluster.start_controller()
-    untrained.finish()
-    assert untrained.cluster.state(job) == "COMPLETED"
-    mine, theirs = metrics(untrained.folder / FOLDER / "fold0"), metrics(undisturbed / FOLDER / "fold0")
-    assert mine == theirs
