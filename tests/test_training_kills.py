@@ -14,6 +14,7 @@ import pytest
 from symnet import checkpoint, train
 from symnet.artifacts import file_digest
 from symnet.journal import read_journal
+from symnet.methods.symnet import SymNetMethod
 from symnet.validation import Validation
 from tests.bench import Bench
 
@@ -48,13 +49,13 @@ def no_harm() -> None:
 
 # What happens in the child process that trains, while it trains; each goes on where the one before was.
 HARMS: dict[str, Callable[[], None]] = {
-    "in a step": lambda: at_call(train, "_gather", 3, signal.SIGKILL),
-    "between the step and its checkpoint": lambda: at_call(train, "save_state", 2, signal.SIGKILL),
+    "in a step": lambda: at_call(SymNetMethod, "losses", 3, signal.SIGKILL),
+    "between the step and its checkpoint": lambda: at_call(checkpoint, "save_tensors", 2, signal.SIGKILL),
     "with half a checkpoint written": lambda: at_call(checkpoint, "save_file", 3, signal.SIGKILL, half_a_file),
     "before it is read back": lambda: at_call(checkpoint, "load_tensors", 4, signal.SIGKILL),
     "before the oldest goes": lambda: at_call(Path, "unlink", 3, signal.SIGKILL),
     "in a validation": lambda: at_call(Validation, "score", 2, signal.SIGKILL),
-    "SIGTERM in a step": lambda: at_call(train, "_gather", 2, signal.SIGTERM),
+    "SIGTERM in a step": lambda: at_call(SymNetMethod, "losses", 2, signal.SIGTERM),
     "SIGUSR1 in a validation": lambda: at_call(Validation, "score", 1, signal.SIGUSR1),
     "before the result": lambda: at_call(train, "save_tensors", 1, signal.SIGKILL),
 }
