@@ -5,7 +5,6 @@ A job reruns when its slice of the settings, the code it runs, or an input chang
 
 import ast
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -171,32 +170,38 @@ def _closure(roots: Iterable[str]) -> set[str]:
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        if name in seen or name in _PLUMBING:
-            continue
-        seen.add(name)
-        for node in ast.walk(_parse(name)):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names if alias.name.split(".")[0] == "symnet"]
-            elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "symnet":
-                parts = [f"{node.module}.{alias.name}" for alias in node.names]
-                waiting += [node.module, *(part for part in parts if _is_module(part))]
+        if name not in seen and name not in _PLUMBING:
+            seen.add(name)
+            waiting += _imports(name)
     return seen
 
 
 @cache
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def _imports(name: str) -> list[str]:
+    """The modules of symnet that a module imports."""
+    found: list[str] = []
+    for node in ast.walk(_parse(name)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split(".")[0] == "symnet"]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "symnet":
+            parts = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [node.module, *(part for part in parts if _file(part))]
+    return found
+
+
+@cache
+def _file(name: str) -> Path | None:
+    """Where a module of symnet lies; None where it is none. Not by importlib, which would import what is above it, and torch with that."""
+    stem = Path(__file__).parent.joinpath(*name.split(".")[1:])
+    return next((path for path in (stem / "__init__.py", stem.with_suffix(".py")) if path.is_file()), None)
 
 
 @cache
 def _parse(name: str) -> ast.Module:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
+    path = _file(name)
+    if path is None:
         raise ModuleNotFoundError(name)
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @cache

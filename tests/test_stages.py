@@ -4,7 +4,6 @@ import ast
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -175,19 +174,19 @@ def source(name: str) -> str:
 
 @pytest.fixture
 def hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Code hashes of all jobs, with the source of some modules replaced."""
+    """Code hashes of all jobs, with the source of some modules replaced. What the others hold is read once, not once a test."""
+    known = {name: getattr(stages, name) for name in ("_parse", "_imports", "_code")}
 
     def compute(replaced: Mapping[str, str]) -> Hashes:
-        monkeypatch.setattr(stages, "_parse", cache(lambda name: ast.parse(replaced.get(name) or source(name))))
-        forget()
+        monkeypatch.setattr(stages, "_parse", lambda name: ast.parse(replaced[name]) if name in replaced else known["_parse"](name))
+        for each in ("_imports", "_code"):
+            cached = known[each]
+            monkeypatch.setattr(stages, each, lambda name, cached=cached: (cached.__wrapped__ if name in replaced else cached)(name))
+        stages._hash_modules.cache_clear()
         return {job: code_hash(*job) for job in CODE_JOBS}
 
-    def forget() -> None:
-        stages._hash_modules.cache_clear()
-        stages._code.cache_clear()
-
     yield compute
-    forget()
+    stages._hash_modules.cache_clear()
 
 
 def modules() -> list[str]:
@@ -214,7 +213,6 @@ def test_words_change_no_hash(hashes: Any) -> None:
 def test_the_hash_is_the_same_whichever_job_asks_first(hashes: Any) -> None:
     whole = hashes({})
     stages._hash_modules.cache_clear()
-    stages._code.cache_clear()
     assert {job: code_hash(*job) for job in reversed(CODE_JOBS)} == whole
 
 
