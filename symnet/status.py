@@ -63,6 +63,12 @@ def _standing(root: Path, cell: Cell, seeds: Sequence[int], trained: Iterable[st
     return Standing(cell, state, tested, len(seeds), one_line(told))
 
 
+def journal_words(root: Path, cell: Cell) -> str:
+    """What the cell's journal says of its training, `its journal says KILLED: deadline at step 50 of 200`; empty without one."""
+    run = _last_run(cell.journal(root))
+    return "" if run is None else f"its journal says {run.status}: {_of_run(run, time.time())[1]}"
+
+
 def _last_run(path: Path) -> Run | None:
     try:
         runs = read_journal(path)
