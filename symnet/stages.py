@@ -69,8 +69,8 @@ _PLUMBING = {
     *(
         f"symnet.{name}"
         for name in (
-            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "lease", "methods", "prefetch", "progress"),
-            *("protocols", "watch"),
+            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "lease", "methods", "overlays", "prefetch"),
+            *("progress", "protocols", "surroundings", "system", "watch"),
         )
     ),
     "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own

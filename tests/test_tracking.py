@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from symnet.artifacts import Provenance, write_json
+from symnet.artifacts import Provenance, write_json, write_manifest
 from symnet.cells import Cell
 from symnet.errors import UserError
 from symnet.journal import Journal
@@ -104,6 +104,14 @@ def write_round(place: Place, cell: Cell, seed: int, add: int = 0, **provenance:
     return path
 
 
+def write_tables(root: Path) -> None:
+    columns = ["dataset", "method", "backbone", "variant", "protocol", "shot", "fold0", "mean", "std", "seeds"]
+    row = ["shapes", "symnet (meta)", "efficientnet_lite0", "paper", "symnet-1-x", "1", "52.50", "52.50", "0.25", "2"]
+    (root / "tables").mkdir(parents=True)
+    (root / "tables" / "main.csv").write_text(f"{','.join(columns)}\n{','.join(row)}\n")
+    write_manifest(root / "tables" / "tables.json", [root / "tables" / "main.csv"], Provenance(stage="tables"))
+
+
 def kill(journal: Path) -> None:
     """Make a journal look like that of a process that is gone."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
@@ -120,8 +128,7 @@ def test_three_folds_are_seen_back_and_a_second_sync_changes_nothing(place: Plac
             write_round(place, symnet(fold), seed, add=2 * k)
     prototype = Cell("shapes", "efficientnet_lite0", 0, "prototype", 1)
     write_round(place, prototype, 510)
-    (place.root / "tables").mkdir()
-    (place.root / "tables" / "main.csv").write_text("dataset\n")
+    write_tables(place.root)
     assert place.sync() == "12 runs new, 0 updated, 0 as they were, 0 superseded"  # 3 parents, 6 + 1 seeds, prototype, benchmark
     runs = place.runs()
     parent = runs[key(symnet(1))]
@@ -150,7 +157,10 @@ def test_three_folds_are_seen_back_and_a_second_sync_changes_nothing(place: Plac
     assert runs[f"{key(symnet(1))}/seed510"].data.metrics["meta.padded.fb_iou"] == 59.375
     assert runs[key(prototype)].data.metrics["prediction.padded.miou"] == 50.0
     files = place.client.list_artifacts(runs["benchmark"].info.run_id)
-    assert [file.path for file in files] == ["main.csv"]
+    assert [file.path for file in files] == ["main.csv", "tables.json"]
+    found = runs["benchmark"].data
+    assert found.metrics == {"shapes.1-shot.symnet.meta.miou.mean": 52.5, "shapes.1-shot.symnet.meta.miou.std": 0.25}
+    assert (found.params["shot"], found.params["seeds"], found.params["protocol"]) == ("1", "2", "symnet-1-x")
 
     before = place.store.read_bytes()
     assert place.sync() == "0 runs new, 0 updated, 12 as they were, 0 superseded"
@@ -294,8 +304,7 @@ print(sync(folder / "bench", folder / "mlflow.db", folder / "mlartifacts"))
 
 
 def test_several_first_starts_at_once_make_one_store(tmp_path: Path) -> None:
-    (tmp_path / "bench" / "tables").mkdir(parents=True)
-    (tmp_path / "bench" / "tables" / "main.csv").write_text("dataset\n")
+    write_tables(tmp_path / "bench")
     started = [
         subprocess.Popen([sys.executable, "-c", FIRST_START, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)

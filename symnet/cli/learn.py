@@ -169,7 +169,7 @@ def train(
     cell = Cell(dataset, backbone, fold, row, shot)
     key = digest(provenance.model_dump())
     provenance = provenance.model_copy(update={"settings": key})
-    state = results / "state" / cell.folder(Path()) / key[:12]
+    state = cell.state(results, key)
     params = {
         "dataset": dataset,
         "backbone": backbone,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -134,15 +135,32 @@ def track_sync(
     results: Results,
     out: Annotated[Path | None, typer.Option(help="Summary to write (JSON).")] = None,
     store: Annotated[Path | None, typer.Option(help="MLflow's database; left out: mlflow.db beside the experiment's folder.")] = None,
+    uri: Annotated[
+        str | None, typer.Option(help="Address of a tracking server to fill as well; left out: $MLFLOW_TRACKING_URI, if that is one.")
+    ] = None,
+    follow: Annotated[float | None, typer.Option(min=1, help="Do it again every so many seconds, until interrupted.")] = None,
 ) -> None:
     """Bring journals, metrics and tables into MLflow. May be run at any time, also while jobs run; twice changes nothing.
 
-    Example: symnet track sync --results results/demo
-    """
-    from symnet.tracking import sync
+    A server is an extra. One that the environment names and that cannot be used costs a warning, as does any while following: the
+    next sync brings what it lacks. No job ever waits for it.
 
-    summary = sync(results, store or results.parent / "mlflow.db", results.parent / "mlartifacts")
-    print(summary)
+    Example: symnet track sync --results results/demo --uri https://mlflow.lab --follow 60
+    """
+    from symnet.tracking import sync, sync_to_server
+
+    while True:
+        print(sync(results, store or results.parent / "mlflow.db", results.parent / "mlartifacts"), flush=True)
+        if address := uri or os.environ.get("MLFLOW_TRACKING_URI"):
+            try:
+                print(f"server: {sync_to_server(results, address)}", flush=True)
+            except UserError as error:
+                if uri and not follow:
+                    raise
+                print(f"warning: server: {error}", flush=True)
+        if not follow:
+            break
+        time.sleep(follow)
     if out is not None:
         tables = {path.name: file_digest(path) for path in sorted((results / "tables").glob("*")) if path.is_file()}
         write_json(out, {"tables": tables}, Provenance(stage="track", code=code_hash("track")))
