@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as Stored
 
-METRICS_A_BATCH, PARAMS_A_BATCH, LONGEST_DIGEST = 1000, 100, 36  # MLflow's limits
+METRICS_A_BATCH, PARAMS_A_BATCH, LONGEST_DIGEST = 900, 100, 36  # MLflow's limits: 1000 metrics and params in one call, 100 params
 # Of requests to a server, where the user says nothing else: MLflow's own patience is many minutes.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
@@ -129,18 +130,20 @@ class Shelf:
 
     def _write(self, same: "Stored | None", record: Record, parent: str | None, content: str) -> str:
         """Add to `same` what it lacks, or, where it holds something else, write a new run. Returns the id."""
+        from mlflow.entities import RunTag
+
         missing = None if same is None else self._missing(same, record)
         if same is None or missing is None:
             start = int(1000 * record.start)
             made = self.client.create_run(self.experiment, start_time=start, tags=record.all_tags(parent), run_name=record.name)
-            run, missing = made.info.run_id, record.metrics
-            self._log_params(run, record.params)
+            run = made.info.run_id
+            self._log(run, record.metrics, record.params)
             self.summary.new += 1
         else:
             run = same.info.run_id
-            self._log_params(run, {name: value for name, value in record.params.items() if name not in same.data.params})
+            self._log(run, missing, {name: value for name, value in record.params.items() if name not in same.data.params})
+            self.client.log_batch(run, tags=[RunTag(name, value) for name, value in record.all_tags(parent).items()])
             self.summary.updated += 1
-        self._log_metrics(run, missing)
         self._log_data(run, record.data)
         for path, folder in record.files.items():
             self.client.log_artifact(run, str(path), folder or None)
@@ -148,7 +151,7 @@ class Shelf:
             self.client.update_run(run, status=record.status)
         else:
             self.client.set_terminated(run, record.status, int(1000 * record.end))
-        self._log_tags(run, record.all_tags(parent) | {"symnet.content": content})
+        self.client.set_tag(run, "symnet.content", content)
         return run
 
     def _missing(self, same: "Stored", record: Record) -> dict[tuple[str, int], tuple[float, float]] | None:
@@ -162,19 +165,15 @@ class Shelf:
             return None
         return {at: value for at, value in record.metrics.items() if at not in held}
 
-    def _log_metrics(self, run: str, metrics: dict[tuple[str, int], tuple[float, float]]) -> None:
-        from mlflow.entities import Metric
+    def _log(self, run: str, metrics: dict[tuple[str, int], tuple[float, float]], params: dict[str, str]) -> None:
+        """In as few calls as MLflow allows: each waits for the disk, or for the server."""
+        from mlflow.entities import Metric, Param
 
         points = [Metric(name, value, int(1000 * time), step) for (name, step), (value, time) in metrics.items()]
-        for i in range(0, len(points), METRICS_A_BATCH):
-            self.client.log_batch(run, metrics=points[i : i + METRICS_A_BATCH])
-
-    def _log_params(self, run: str, params: dict[str, str]) -> None:
-        from mlflow.entities import Param
-
         entries = [Param(name, value) for name, value in params.items()]
-        for i in range(0, len(entries), PARAMS_A_BATCH):
-            self.client.log_batch(run, params=entries[i : i + PARAMS_A_BATCH])
+        for i in range(max(ceil(len(points) / METRICS_A_BATCH), ceil(len(entries) / PARAMS_A_BATCH))):
+            some = slice(i * METRICS_A_BATCH, (i + 1) * METRICS_A_BATCH), slice(i * PARAMS_A_BATCH, (i + 1) * PARAMS_A_BATCH)
+            self.client.log_batch(run, metrics=points[some[0]], params=entries[some[1]])
 
     def _log_data(self, run: str, data: list[Data]) -> None:
         """MLflow's dataset inputs; those that the run has it leaves as they are."""
@@ -187,11 +186,6 @@ class Shelf:
             found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", one.context)]))
         if found:
             self.client.log_inputs(run, datasets=found)
-
-    def _log_tags(self, run: str, tags: dict[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def _retire(self, old: str, new: str) -> None:
         """Mark a run, and those below it that were not taken over, as superseded, and take them out of sight (MLflow can restore them)."""
@@ -232,7 +226,8 @@ def _uri(store: Path) -> str:
 
 def _hush() -> None:
     """No telemetry and no chatter, set before mlflow is imported."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
+        os.environ[name] = "true"
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 

@@ -242,7 +242,7 @@ def test_a_sync_that_died_is_finished_by_the_next(place: Place, monkeypatch: pyt
 
     write_journal(place, symnet())
     write_round(place, symnet(), 510)
-    for name in ("_log_params", "_log_metrics", "_log_tags", "_retire"):
+    for name in ("_log", "_log_data", "_retire"):
         with monkeypatch.context() as patch:
             patch.setattr(Shelf, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             if name == "_retire":
@@ -294,27 +294,28 @@ def test_ten_thousand_metrics_in_less_than_a_minute(place: Place) -> None:
     assert len(place.history(place.runs()[key(symnet())], "rate")) == 2500
 
 
-FIRST_START = """
-import sys
+FIRST_STARTS = """
+import os, sys
 from pathlib import Path
-from symnet.tracking import sync
-folder = Path(sys.argv[1])
-print(sync(folder / "bench", folder / "mlflow.db", folder / "mlartifacts"))
+from symnet.tracking import _hush, sync
+_hush()
+import mlflow.store.tracking.sqlalchemy_store  # once, for all: importing it takes seconds
+folder, children = Path(sys.argv[1]), []
+for _ in range(20):
+    if not (child := os.fork()):
+        os.write(1, f"{sync(folder / 'bench', folder / 'mlflow.db', folder / 'mlartifacts')}\\n".encode())
+        os._exit(0)
+    children.append(child)
+sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 """
 
 
-def test_several_first_starts_at_once_make_one_store(tmp_path: Path) -> None:
+def test_twenty_first_starts_at_once_make_one_store(tmp_path: Path) -> None:
     write_tables(tmp_path / "bench")
-    started = [
-        subprocess.Popen([sys.executable, "-c", FIRST_START, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    told = sorted((*process.communicate(timeout=200), process.returncode) for process in started)
-    same, new = (
-        "mlflow: 0 runs new, 0 updated, 1 as they were, 0 superseded\n",
-        "mlflow: 1 runs new, 0 updated, 0 as they were, 0 superseded\n",
-    )
-    assert told == [(same, "", 0), (same, "", 0), (new, "", 0)]
+    done = subprocess.run([sys.executable, "-c", FIRST_STARTS, str(tmp_path)], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+    same, new = "mlflow: 0 runs new, 0 updated, 1 as they were, 0 superseded", "mlflow: 1 runs new, 0 updated, 0 as they were, 0 superseded"
+    assert sorted(done.stdout.splitlines()) == [same] * 19 + [new]
 
 
 def test_a_store_that_is_none_is_told_in_one_line(place: Place) -> None:
