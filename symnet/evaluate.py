@@ -94,8 +94,8 @@ def evaluate(
         records = _records(one, method_name, settings, inputs.features)
         counts = tester.count(episodes, records, f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, seed {one.seed}")
         write_json(one.out, _payload(settings, cell, method_name, experiment, one.seed, counts, dropped, len(episodes)), one.provenance)
-    first = rounds[0]
-    _draw(tester, first, _records(first, method_name, settings, inputs.features))
+    for first in rounds[:1]:
+        _draw(tester, first, _records(first, method_name, settings, inputs.features))
 
 
 def _draw(tester: "Tester", one: Round, records: EpisodeRecords | None) -> None:

@@ -105,7 +105,7 @@ def read_picture(path: Path) -> Provenance:
         chunk = whole[HEAD:end]
         found = json.loads(chunk[8:-4].partition(b"\0")[2])
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a whole picture of symnet ({one_line(error)}); delete it, its cell's next test draws it") from None
+        raise UserError(f"{path}: not a whole picture of symnet ({one_line(error)}); delete it: testing its cell draws it again") from None
     provenance = parse_provenance(found, path, STAGE)
     check_seal(path, provenance, _sum(whole[:HEAD] + whole[end:]) if chunk == _chunk(provenance) else "")
     return provenance
