@@ -95,26 +95,36 @@ def evaluate(
         counts = tester.count(episodes, records, f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, seed {one.seed}")
         write_json(one.out, _payload(settings, cell, method_name, experiment, one.seed, counts, dropped, len(episodes)), one.provenance)
     for first in rounds[:1]:
-        _draw(tester, first, _records(first, method_name, settings, inputs.features))
+        again = _records(first, method_name, settings, inputs.features)
+        few = source if again is None else source.only(base.backbone.mid_blocks)
+        _draw(first, method, base, few, reader, names, torch.from_numpy(vectors), settings.pixels.size, again)
 
 
-def _draw(tester: "Tester", one: Round, records: EpisodeRecords | None) -> None:
+def _draw(
+    one: Round,
+    method: Method,
+    base: BaseLearner,
+    source: Source,
+    reader: Reader,
+    names: Sequence[str],
+    vectors: Tensor,
+    size: int,
+    records: EpisodeRecords | None,
+) -> None:
     """Draw a few episodes of a round beside its metric file. What goes wrong with that stops no test."""
     episodes = read_manifest(one.manifest)
-    source = tester.source if records is None else tester.source.only(tester.base.backbone.mid_blocks)
-    size = tester.settings.pixels.size
 
     def predict(place: int, shape: tuple[int, int]) -> dict[str, Pixels]:
         piece = episodes[place : place + 1]
         found = source.features(source.load(requests_of(piece)))
         record = None if records is None else {name: v.to(found.mask.device).float() for name, v in records.read([place]).items()}
-        logits = tester.method.predict(tester.base.backbone, make_batch(piece, found, tester.vectors, tester.base.classes, record))
+        logits = method.predict(base.backbone, make_batch(piece, found, vectors, base.classes, record))
         placed = int(found.placed[0, 0]), int(found.placed[0, 1])
         back = {name: unfit(resize(values.float(), size)[0], placed, shape) for name, values in logits.items()}
         return {name: (both[1] > both[0]).cpu().numpy().astype(np.uint8) for name, both in back.items()}
 
     try:
-        draw_overlays(one.out.parent / "overlays", episodes, predict, tester.reader, tester.names, one.out)
+        draw_overlays(one.out.parent / "overlays", episodes, predict, reader, names, one.out)
     except OSError as error:
         print(f"warning: {one.out.parent}: no pictures of episodes ({one_line(error)})", flush=True)
     if records is not None:

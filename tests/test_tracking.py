@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -292,30 +291,6 @@ def test_ten_thousand_metrics_in_less_than_a_minute(place: Place) -> None:
     place.sync()
     assert time.monotonic() - start < 60
     assert len(place.history(place.runs()[key(symnet())], "rate")) == 2500
-
-
-FIRST_STARTS = """
-import os, sys
-from pathlib import Path
-from symnet.tracking import _hush, sync
-_hush()
-import mlflow.store.tracking.sqlalchemy_store  # once, for all: importing it takes seconds
-folder, children = Path(sys.argv[1]), []
-for _ in range(20):
-    if not (child := os.fork()):
-        os.write(1, f"{sync(folder / 'bench', folder / 'mlflow.db', folder / 'mlartifacts')}\\n".encode())
-        os._exit(0)
-    children.append(child)
-sys.exit(any(os.waitpid(child, 0)[1] for child in children))
-"""
-
-
-def test_twenty_first_starts_at_once_make_one_store(tmp_path: Path) -> None:
-    write_tables(tmp_path / "bench")
-    done = subprocess.run([sys.executable, "-c", FIRST_STARTS, str(tmp_path)], capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stderr) == (0, "")
-    same, new = "mlflow: 0 runs new, 0 updated, 1 as they were, 0 superseded", "mlflow: 1 runs new, 0 updated, 0 as they were, 0 superseded"
-    assert sorted(done.stdout.splitlines()) == [same] * 19 + [new]
 
 
 def test_a_store_that_is_none_is_told_in_one_line(place: Place) -> None:
