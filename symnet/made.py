@@ -8,6 +8,7 @@ No rule declares these files: Snakemake deletes declared outputs before it runs 
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,6 @@ def kept_list(root: Path, sha: str) -> bytes | None:
     """The image list of this sum, as a job read it; None where no whole copy is there."""
     try:
         content = gzip.decompress(_list_copy(root, sha).read_bytes())
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, zlib.error):
         return None
     return content if hashlib.sha256(content).hexdigest() == sha else None
