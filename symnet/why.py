@@ -1,7 +1,8 @@
 """Why a file of an experiment is out of date: which setting, input or line of code is not what it was made from.
 
 Looks at the experiment file, the code and the files as they are now, and at the notes of the jobs (`symnet.made`). Writes nothing, and
-needs no Snakemake: it names the cause of what `snakemake -n` lists.
+needs no Snakemake: it names the cause of what `snakemake -n` lists. Two causes are not seen: an edited command of a rule, and a marker of
+fetched data that is gone.
 """
 
 import shutil

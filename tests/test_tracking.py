@@ -305,6 +305,8 @@ def test_a_store_that_is_none_is_told_in_one_line(place: Place) -> None:
 def test_names_that_mlflow_takes() -> None:
     assert metric_name("meta.padded.iou.tv/monitor") == "meta.padded.iou.tv_2fmonitor"
     assert metric_name("a%b") != metric_name("a&b")
+    assert metric_name("system.gpu_memory_megabytes") == "system/gpu_memory_megabytes"  # MLflow's pages show these apart
+    assert metric_name("epoch/loss.a/b") == "epoch/loss.a_2fb"
     assert flatten({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": "x", "f": True}) == {"a.b.c": "1", "a.d": "[1,2]", "e": "x", "f": "true"}
 
 
