@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from symnet.artifacts import MARK, Provenance, file_digest, read_json, replacing, write_json
+from symnet.errors import UserError, one_line
 
 STAGE = "made"
 EXPERIMENT = Path("settings", "tables.json")  # what the folder of an experiment, results/NAME, always has
@@ -65,7 +66,12 @@ def place(root: Path, path: Path) -> str:
 def read_note(root: Path, folder: Path, stage: str) -> Note | None:
     """The note of a job; None where there is none. Raises `UserError` for a damaged one."""
     path = note_path(root, folder, stage)
-    return Note.model_validate(read_json(path, STAGE)[0]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Note.model_validate(read_json(path, STAGE)[0])
+    except ValidationError as error:
+        raise UserError(f"{path}: not a note of this version ({one_line(error)}); delete it: its job, run again, writes it anew") from None
 
 
 def sums(files: Iterable[Path]) -> dict[str, str]:

@@ -101,26 +101,8 @@ class Whys:
             if name not in note.inputs:
                 told.append(f"input {name}: was not read before")
             elif at.is_file() and _digest(at) != note.inputs[name]:
-                told.append(f"input {name}: {self._difference(note.inputs[name], at)}")
+                told.append(f"input {name}: {_difference(self.root, note.inputs[name], at)}")
         return told + [f"input {name}: is no longer read" for name in note.inputs if name not in now]
-
-    def _difference(self, was: str, now: Path) -> str:
-        """What differs between the file that was read and the one that is there."""
-        old = kept_list(self.root, was) if now.name in ("train.csv", "test.csv") else None
-        if old is None:
-            kind = {"base.safetensors": "another base learner", "model.safetensors": "another model"}.get(now.name, "another file")
-            return f"{kind} than it was made from (sha256 was {was[:8]}, now {_digest(now)[:8]})"
-        with tempfile.NamedTemporaryFile(suffix=".csv") as copy:
-            copy.write(old)
-            copy.flush()
-            before, after = ({row["image"]: row for row in read_table(path)[0]} for path in (Path(copy.name), now))
-        counts = {
-            "new": len(after.keys() - before.keys()),
-            "gone": len(before.keys() - after.keys()),
-            "changed": sum(before[image] != after[image] for image in before.keys() & after.keys()),
-        }
-        first = next((f"{n} image{'s' * (n != 1)} {word}" for word, n in counts.items() if n), "its rules, and no image")
-        return ", ".join([first, *[f"{n} {word}" for word, n in counts.items() if n and not first.endswith(word)]])
 
     def chains(self, target: Path) -> list[tuple[Job, Chain]]:
         """The first causes of a file: every job before it with reasons of its own, and the files from there to the target, shortest way."""
@@ -171,6 +153,25 @@ def whys(plan: Plan) -> Iterator[Whys]:
             refresh_folds(restrict(plan.settings(dataset), "folds"), plan.data_root(dataset), copies)
         _digest.cache_clear()
         yield Whys(plan, fresh)
+
+
+def _difference(root: Path, was: str, now: Path) -> str:
+    """What differs between the file that was read and the one that is there."""
+    old = kept_list(root, was) if now.name in ("train.csv", "test.csv") else None
+    if old is None:
+        kind = {"base.safetensors": "another base learner", "model.safetensors": "another model"}.get(now.name, "another file")
+        return f"{kind} than it was made from (sha256 was {was[:8]}, now {_digest(now)[:8]})"
+    with tempfile.NamedTemporaryFile(suffix=".csv") as copy:
+        copy.write(old)
+        copy.flush()
+        before, after = ({row["image"]: row for row in read_table(path)[0]} for path in (Path(copy.name), now))
+    counts = {
+        "new": len(after.keys() - before.keys()),
+        "gone": len(before.keys() - after.keys()),
+        "changed": sum(before[image] != after[image] for image in before.keys() & after.keys()),
+    }
+    first = next((f"{n} image{'s' * (n != 1)} {word}" for word, n in counts.items() if n), "its rules, and no image")
+    return ", ".join([first, *[f"{n} {word}" for word, n in counts.items() if n and not first.endswith(word)]])
 
 
 @cache

@@ -8,7 +8,7 @@ from symnet.artifacts import file_digest
 from symnet.data.folds import FoldList, ListRow, write_fold_list
 from symnet.errors import UserError
 from symnet.made import EXPERIMENT, Note, experiment_of, keep, kept_list, note_path, place, read_note, sums
-from symnet.why import _code, _options, _settings
+from symnet.why import _code, _difference, _options, _settings
 
 
 @pytest.fixture
@@ -53,6 +53,23 @@ def test_lists_are_kept_and_checked(root: Path) -> None:
     for damaged in (b"", copy.read_bytes()[:-9], copy.read_bytes()[:20] + b"\0" + copy.read_bytes()[21:]):
         copy.write_bytes(damaged)
         assert kept_list(root, sha) is None
+
+
+def test_images_that_came_went_and_changed(root: Path) -> None:
+    listed = write_list(root / "lists" / "test.csv", "one", "two", "three")
+    sha = file_digest(listed)
+    keep(root / "out.json", "x", Note(inputs=sums([listed])))
+    later = root / "later" / "test.csv"
+    write_list(later, "two", "four", "five")
+    assert _difference(root, sha, later) == "2 images new, 2 gone"
+    write_fold_list(later, FoldList(tuple(ListRow(image, (1,), 4, 3, "c" * 64, "b" * 64) for image in ("one", "two", "three"))), "s")
+    assert _difference(root, sha, later) == "3 images changed"
+    write_fold_list(later, FoldList(tuple(ListRow(image, (1,), 4, 3, "a" * 64, "b" * 64) for image in ("one", "two", "three"))), "t")
+    assert _difference(root, sha, later) == "its rules, and no image"
+    base = later.with_name("base.safetensors")
+    base.write_bytes(b"x")
+    told = f"another base learner than it was made from (sha256 was 00000000, now {file_digest(base)[:8]})"
+    assert _difference(root, "0" * 64, base) == told
 
 
 def test_what_lies_in_no_experiment_has_no_note(tmp_path: Path) -> None:
