@@ -15,7 +15,7 @@ from symnet.data.readers import SPLITS
 from symnet.made import Note
 from symnet.plan import Plan, mark
 
-TABLES = ("main.csv", "main.tex", "scorings.csv", "per_class.csv", "base.csv", "groups.csv")
+TABLES = ("main.csv", "main.tex", "main.html", "scorings.csv", "per_class.csv", "base.csv", "groups.csv")
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ def _all(plan: Plan) -> Iterator[Job]:
             yield from _fold(plan, dataset, fold)
     for cell in plan.cells():
         yield from _cell(plan, cell)
-    tables = [plan.folder / "tables" / name for name in TABLES] + [Path(path) for paths in plan.table_files().values() for path in paths]
+    tables = [plan.folder / "tables" / name for name in TABLES] + list(map(Path, plan.table_files(".csv", ".tex", ".html")))
     inputs = (*map(Path, plan.metric_files()), *map(Path, plan.base_files()))
     expected = json.loads(json.dumps(plan.expected()))
     note = Note(settings=expected, code=plan.code_of("tables"), options={"published": plan.published_mark()})
     yield Job("tables", tuple(tables), note, inputs)
+    figures = [Path(path) for end in (".pdf", ".png") for path in plan.figure_files(end)]
+    yield Job("figures", tuple(figures), Note(settings=expected, code=plan.code_of("figures")), after=tuple(tables))
     yield Job("track", (plan.folder / "tracking.json",), Note(code=plan.code_of("track")), after=tuple(tables))
 
 

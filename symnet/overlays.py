@@ -40,7 +40,7 @@ def draw_overlays(folder: Path, episodes: Sequence[Episode], predict: Predict, r
         episode = episodes[place]
         name = names[episode.class_index - 1]
         path = folder / f"{place:05d}-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.png"
-        write_picture(path, picture(_panels(episode, partial(predict, place), reader)), made_by)
+        write_overlay(path, picture(_panels(episode, partial(predict, place), reader)), made_by)
         written.add(path)
     for old in set(folder.glob("*.png")) - written:
         old.unlink()
@@ -88,7 +88,7 @@ def picture(panels: Sequence[Panel]) -> Image.Image:
     return whole
 
 
-def write_picture(path: Path, image: Image.Image, provenance: Provenance) -> None:
+def write_overlay(path: Path, image: Image.Image, provenance: Provenance) -> None:
     """Write a picture whole or not at all; its provenance is sealed over every other byte."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
@@ -97,7 +97,7 @@ def write_picture(path: Path, image: Image.Image, provenance: Provenance) -> Non
         partial.write_bytes(plain[:HEAD] + _chunk(sealed(provenance, _sum(plain))) + plain[HEAD:])
 
 
-def read_picture(path: Path) -> Provenance:
+def read_overlay(path: Path) -> Provenance:
     """Check a picture byte by byte; nothing of it is decoded. Raises `UserError`."""
     try:
         whole = path.read_bytes()

@@ -18,7 +18,7 @@ from symnet.errors import UserError, one_line
 from symnet.journal import Run, read_journal
 from symnet.lease import is_trained
 from symnet.metrics import class_iou, fb_iou, mean_iou
-from symnet.overlays import read_picture
+from symnet.overlays import read_overlay
 from symnet.protocols import SCORINGS
 from symnet.report import Round, read_round
 from symnet.surroundings import captured
@@ -93,7 +93,7 @@ def _benchmark(root: Path) -> Record:
         rows = list(csv.DictReader(file))
     for row in rows:
         method = re.sub(r" \((\w+)\)$", r".\1", row["method"])
-        for name in ("mean", "std"):
+        for name in ("mean", "std") if row["mean"] else ():  # no mean: of a row that has not all of its folds
             record.metrics[metric_name(f"{row['dataset']}.{row['shot']}-shot.{method}.miou.{name}"), 0] = (float(row[name]), max(times))
     record.params = {name: ", ".join(dict.fromkeys(row[name] for row in rows)) for name in AGGREGATED}
     return record
@@ -190,7 +190,7 @@ def _pictures(root: Path, cell: Cell, rounds: list[Round], warnings: list[str]) 
     now, found = {file_digest(one.path) for one in rounds}, []
     for path in sorted((cell.folder(root) / "overlays").glob("*.png")):
         try:
-            if read_picture(path).inputs.get("metrics") in now:
+            if read_overlay(path).inputs.get("metrics") in now:
                 found.append(path)
         except UserError as error:
             warnings.append(str(error))

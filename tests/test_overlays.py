@@ -9,7 +9,7 @@ from PIL import Image
 from symnet.artifacts import file_digest
 from symnet.data.episodes import Episode
 from symnet.errors import UserError
-from symnet.overlays import GAP, LABEL, PICTURES, PREDICTED, SIDE, SUPPORT, TRUTH, chosen, draw_overlays, picture, read_picture
+from symnet.overlays import GAP, LABEL, PICTURES, PREDICTED, SIDE, SUPPORT, TRUTH, chosen, draw_overlays, picture, read_overlay
 
 EPISODES = [Episode(f"q{i}", index, ("s1", "s2")) for i, index in enumerate((3, 3, 1, 2, 3, 5, 4))]
 NAMES = ["cat", "tv/monitor", "potted plant", "dog", "car"]
@@ -52,7 +52,7 @@ def test_the_first_of_each_class_is_drawn(tmp_path: Path, metrics: Path) -> None
     before = [path.read_bytes() for path in files]
     assert [path.read_bytes() for path in draw(folder, metrics)] == before
     assert sum(map(len, before)) < 400_000
-    assert read_picture(files[0]).inputs == {"metrics": file_digest(metrics)}
+    assert read_overlay(files[0]).inputs == {"metrics": file_digest(metrics)}
 
 
 def test_what_a_picture_shows(tmp_path: Path, metrics: Path) -> None:
@@ -78,10 +78,10 @@ def test_damage_is_found(tmp_path: Path, metrics: Path) -> None:
     for i in range(0, len(whole), max(1, len(whole) // 200)):
         path.write_bytes(whole[:i] + bytes([whole[i] ^ 0x10]) + whole[i + 1 :])
         with pytest.raises(UserError, match=f"^{path}: "):
-            read_picture(path)
+            read_overlay(path)
         path.write_bytes(whole[:i])
         with pytest.raises(UserError, match=f"^{path}: "):
-            read_picture(path)
+            read_overlay(path)
     Image.new("RGB", (9, 9)).save(path)
     with pytest.raises(UserError, match="not a whole picture of symnet"):
-        read_picture(path)
+        read_overlay(path)

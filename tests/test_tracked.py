@@ -14,7 +14,7 @@ from symnet.artifacts import Provenance, file_digest
 from symnet.cells import Cell
 from symnet.journal import Journal
 from symnet.lease import STALE
-from symnet.overlays import write_picture
+from symnet.overlays import write_overlay
 from symnet.surroundings import capture
 from tests.test_tracking import Place, empty_store, key, symnet, write_round
 
@@ -41,7 +41,7 @@ def train(place: Place, cell: Cell, end: str = "FINISHED") -> Journal:
 
 def draw(place: Place, cell: Cell, metrics: Path, name: str) -> None:
     made_by = Provenance(stage="overlays", inputs={"metrics": file_digest(metrics)})
-    write_picture(cell.folder(place.root) / "overlays" / name, Image.fromarray(np.zeros((4, 4, 3), np.uint8)), made_by)
+    write_overlay(cell.folder(place.root) / "overlays" / name, Image.fromarray(np.zeros((4, 4, 3), np.uint8)), made_by)
 
 
 def names(place: Place, run: Any, folder: str | None = None) -> list[str]:

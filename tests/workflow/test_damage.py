@@ -24,7 +24,7 @@ from symnet.errors import UserError
 from symnet.experiment import make_experiment
 from symnet.features import FeatureCache
 from symnet.made import read_note
-from symnet.overlays import read_picture
+from symnet.overlays import read_overlay
 from symnet.recorded import EpisodeRecords
 from symnet.report import read_round
 from symnet.report.tables import format_table
@@ -78,9 +78,11 @@ KINDS = {
     "shard of records": Kind(f"{FOLD}/records/tdc/shot1/seed7-*/*.h5", records),
     "model": Kind(f"{CELL}/model.safetensors", lambda root: load_tensors(root / CELL / "model.safetensors", "train")),
     "metrics": Kind(f"{CELL}/seed7.json", lambda root: read_round(root / CELL / "seed7.json")),
-    "picture": Kind(f"{CELL}/overlays/*.png", lambda root: read_picture(sorted((root / CELL / "overlays").iterdir())[0])),
+    "picture": Kind(f"{CELL}/overlays/*.png", lambda root: read_overlay(sorted((root / CELL / "overlays").iterdir())[0])),
     "table": Kind("tables/main.csv", lambda root: format_table(root / "tables/main.csv")),
     "table for a paper": Kind("tables/main.tex", lambda root: read_files(root / "tables/tables.json", "tables")),
+    "figure": Kind("figures/*.pdf", lambda root: read_files(root / "figures/figures.json", "figures")),
+    "sums of figures": Kind("figures/figures.json", lambda root: read_files(root / "figures/figures.json", "figures")),
     "sums of tables": Kind("tables/tables.json", lambda root: format_table(root / "tables/main.csv")),
     "tracking": Kind("tracking.json", lambda root: read_json(root / "tracking.json", "track")),
     "note": Kind(f"made/{CELL}/train.json", lambda root: read_note(root, root / CELL, "train")),
@@ -125,7 +127,15 @@ def test_every_kind_is_here(results: Path) -> None:
     """A new kind of file in the results has to join the table, or say why it is none."""
     none = ("*/JPEGImages/*", "*/SegmentationClassAug/*", "*/ImageSets/*", "logs/*", "journals/*", "settings/*", "state/*", "made/lists/*")
     none += ("*.sha256", "*/.stat.json", "*/lock", "*/counts-classes.csv")  # inputs, logs, caches, and what the sums beside vouch for
-    kinds = [*(kind.file for kind in KINDS.values()), "made/*.json", "tables/*", "shapes/*/*.csv", "shapes/*/*.json", "shapes/*/*.h5"]
+    kinds = [
+        *(kind.file for kind in KINDS.values()),
+        "made/*.json",
+        "tables/*",
+        "figures/*",
+        "shapes/*/*.csv",
+        "shapes/*/*.json",
+        "shapes/*/*.h5",
+    ]
     kinds += ["shapes/*/model.safetensors", "shapes/*/base.safetensors", "shapes/*/overlays/*.png"]
     files = [path.relative_to(results) for path in results.rglob("*") if path.is_file()]
     assert [str(path) for path in files if not any(fnmatchcase(path.as_posix(), one) for one in (*none, *kinds))] == []
