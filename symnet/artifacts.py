@@ -13,7 +13,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,20 @@ def read_json(path: Path | str, stage: str | None = None) -> tuple[Any, Provenan
     provenance = parse_provenance(whole["provenance"], path, stage)
     check_seal(path, provenance, digest(whole["payload"]))
     return whole["payload"], provenance
+
+
+def write_manifest(path: Path, files: Iterable[Path], provenance: Provenance) -> None:
+    """Write the JSON artifact that vouches for plain files beside it, which have no place for a provenance: their names and sums."""
+    write_json(path, {file.name: file_digest(file) for file in files}, provenance)
+
+
+def read_manifest(path: Path, stage: str) -> list[Path]:
+    """The files beside a manifest that it vouches for. Raises `UserError` naming one that is missing, or not as it was written."""
+    payload, _ = read_json(path, stage)
+    for name, sha in payload.items():
+        if file_digest(path.with_name(name)) != sha:
+            raise UserError(f"{path.with_name(name)}: does not match its sha256 in {path.name}: damaged or edited; delete it and run again")
+    return [path.with_name(name) for name in payload]
 
 
 def _read(path: Path) -> str:

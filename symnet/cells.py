@@ -34,6 +34,10 @@ class Cell:
         """The training run's journal. Not a declared output: the workflow must never delete it."""
         return root / "journals" / self.dataset / self.backbone / f"fold{self.fold}" / self.method / f"shot{self.shot}.jsonl"
 
+    def state(self, root: Path, run: str) -> Path:
+        """Checkpoints and lease of a training run, by its id. Not a declared output either."""
+        return root / "state" / self.folder(Path()) / run[:12]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)

@@ -17,8 +17,9 @@ from pathlib import Path
 from symnet.errors import UserError, one_line
 from symnet.experiment import load_experiment, read_plain
 from symnet.journal import code_version
+from symnet.lease import STALE, age_of, holder_of
 from symnet.plan import Plan
-from symnet.progress import size
+from symnet.progress import duration, size
 from symnet.status import standings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,12 +143,31 @@ def _results(results: Path) -> Iterator[Finding]:
         bad = {state: counts[state] for state in ("failed", "died") if counts[state]}
         told = f"{folder}: {', '.join(f'{n} {state}' for state, n in sorted(counts.items()))}"
         yield Finding(NOTE if bad else FINE, "cells", told, f"symnet status --results {folder}" if bad else "")
+    yield from _leases(results)
     now = time.time()
     left = [path for path in results.rglob(".*.partial") if now - path.stat().st_mtime > OLD] if results.is_dir() else []
     if left:
         total = sum(path.stat().st_size for path in left if path.is_file())
         yield Finding(NOTE, "leftover", f"{len(left)} unfinished files of killed jobs, {size(total)}", f"may be deleted, as {left[0]}")
     yield from _store(results / "mlflow.db")
+
+
+def _leases(results: Path) -> Iterator[Finding]:
+    """Leases of trainers: living ones are counted, stale ones told one by one."""
+    living = 0
+    for lease in sorted(results.glob("*/state/**/lease.json")):
+        try:
+            age, holder = age_of(lease), holder_of(lease)
+        except (OSError, ValueError) as error:
+            yield Finding(NOTE, "lease", f"{lease}: cannot be read ({one_line(error)})", "delete it, if no job trains there")
+            continue
+        if age > STALE:
+            told = f"{lease}: left by {holder}; last sign of life {duration(age)} ago"
+            yield Finding(NOTE, "lease", told, "its process is gone or suspended: run the workflow again, the next trainer takes over")
+        else:
+            living += 1
+    if living:
+        yield Finding(FINE, "lease", f"{living} runs are being trained")
 
 
 def _store(path: Path) -> Iterator[Finding]:
@@ -166,6 +186,8 @@ def _store(path: Path) -> Iterator[Finding]:
         return
     waiting = _is_held(path.with_name(f"{path.name}.lock"))
     yield Finding(FINE, "mlflow", f"{path}: {runs} runs{', being written' if waiting else ''}")
+    if waiting:
+        yield Finding(NOTE, "lock", f"{path}.lock is held by a sync", "wait for it: the lock goes with its process; the file may stay")
 
 
 def _is_held(lock: Path) -> bool:

@@ -18,14 +18,17 @@ from symnet.config import Settings
 from symnet.data.classes import class_names
 from symnet.data.episodes import Episode, left_out, read_manifest
 from symnet.data.folds import novel_classes, read_fold_list
+from symnet.data.images import Pixels
 from symnet.data.readers import Reader, open_reader
 from symnet.data.stored import Store
+from symnet.data.transforms import unfit
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError, one_line
 from symnet.methods import METHODS, method_class
 from symnet.methods.base import Method
 from symnet.metrics import protocol_stamp
 from symnet.model.resize import resize
+from symnet.overlays import draw_overlays
 from symnet.prefetch import ahead
 from symnet.progress import progress
 from symnet.protocols import SCORINGS
@@ -91,6 +94,41 @@ def evaluate(
         records = _records(one, method_name, settings, inputs.features)
         counts = tester.count(episodes, records, f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, seed {one.seed}")
         write_json(one.out, _payload(settings, cell, method_name, experiment, one.seed, counts, dropped, len(episodes)), one.provenance)
+    for first in rounds[:1]:
+        again = _records(first, method_name, settings, inputs.features)
+        few = source if again is None else source.only(base.backbone.mid_blocks)
+        _draw(first, method, base, few, reader, names, torch.from_numpy(vectors), settings.pixels.size, again)
+
+
+def _draw(
+    one: Round,
+    method: Method,
+    base: BaseLearner,
+    source: Source,
+    reader: Reader,
+    names: Sequence[str],
+    vectors: Tensor,
+    size: int,
+    records: EpisodeRecords | None,
+) -> None:
+    """Draw a few episodes of a round beside its metric file. What goes wrong with that stops no test."""
+    episodes = read_manifest(one.manifest)
+
+    def predict(place: int, shape: tuple[int, int]) -> dict[str, Pixels]:
+        piece = episodes[place : place + 1]
+        found = source.features(source.load(requests_of(piece)))
+        record = None if records is None else {name: v.to(found.mask.device).float() for name, v in records.read([place]).items()}
+        logits = method.predict(base.backbone, make_batch(piece, found, vectors, base.classes, record))
+        placed = int(found.placed[0, 0]), int(found.placed[0, 1])
+        back = {name: unfit(resize(values.float(), size)[0], placed, shape) for name, values in logits.items()}
+        return {name: (both[1] > both[0]).cpu().numpy().astype(np.uint8) for name, both in back.items()}
+
+    try:
+        draw_overlays(one.out.parent / "overlays", episodes, predict, reader, names, one.out)
+    except OSError as error:
+        print(f"warning: {one.out.parent}: no pictures of episodes ({one_line(error)})", flush=True)
+    if records is not None:
+        records.close()
 
 
 def _records(one: Round, method: str, settings: Settings, features: Path | None) -> EpisodeRecords | None:

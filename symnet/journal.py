@@ -130,9 +130,9 @@ def code_version() -> dict[str, str]:
     """Version of symnet and, where it runs from a git checkout, commit and whether the package differs from it."""
     found = {"version": __version__}
     package = Path(__file__).parent
-    commit = _git(package, "rev-parse", "HEAD")
-    if commit and _git(package, "ls-files", "__init__.py"):  # else: installed inside somebody else's repository
-        dirty = _git(package, "status", "--porcelain", "--", ".")
+    commit = git(package, "rev-parse", "HEAD")
+    if commit and git(package, "ls-files", "__init__.py"):  # else: installed inside somebody else's repository
+        dirty = git(package, "status", "--porcelain", "--", ".")
         found |= {"git_commit": commit} | ({} if dirty is None else {"git_dirty": str(bool(dirty)).lower()})
     return found
 
@@ -169,10 +169,10 @@ def _born(pid: int) -> int | None:
         return None
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def git(folder: Path, *arguments: str) -> str | None:
     """Output of a git command; None where there is no git, no repository, or no answer."""
     try:
-        done = subprocess.run(["git", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace").strip("\n") if done.returncode == 0 else None

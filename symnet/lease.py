@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from symnet.artifacts import write_text
+from symnet.journal import Run, is_alive
 from symnet.progress import duration
 
 BEAT = 10.0
@@ -77,7 +78,7 @@ class Lease:
             elif locked and holder["locked"] and holder["host"] == self.me["host"]:
                 free = sure = True
             else:
-                age = self._age()
+                age = age_of(self.path)
                 free, sure = age > self.stale, False
                 if free or time.monotonic() - told > TELL:
                     told = time.monotonic()
@@ -93,15 +94,6 @@ class Lease:
                     return
             ask()
             time.sleep(self.beat / 5)
-
-    def _age(self) -> float:
-        """Seconds since the last heartbeat, by the filesystem's clock."""
-        with tempfile.TemporaryFile(dir=self.path.parent) as probe:
-            os.utime(probe.fileno())
-            now = os.fstat(probe.fileno()).st_mtime
-        with suppress(FileNotFoundError), open(self.path) as file:  # opened: a client of NFS asks the server then
-            return now - os.fstat(file.fileno()).st_mtime
-        return 0.0  # it ended just now
 
 
 @contextmanager
@@ -120,6 +112,36 @@ def hold(folder: Path, ask: Callable[[], None], beat: float = BEAT, stale: float
             thread.join()
             if _read(lease.path) == lease.me:
                 lease.path.unlink(missing_ok=True)
+
+
+def age_of(lease: Path) -> float:
+    """Seconds since its last heartbeat, by the filesystem's clock; 0 where it ended just now."""
+    with tempfile.TemporaryFile(dir=lease.parent) as probe:
+        os.utime(probe.fileno())
+        now = os.fstat(probe.fileno()).st_mtime
+    with suppress(FileNotFoundError), open(lease) as file:  # opened: a client of NFS asks the server then
+        return now - os.fstat(file.fileno()).st_mtime
+    return 0.0
+
+
+def is_trained(run: Run, state: Path) -> bool | None:
+    """Whether a process still trains a run without an end: of this host by its number, of another by its lease in the folder `state`.
+    None where neither tells.
+    """
+    found = is_alive(run)
+    if found is not None:
+        return found
+    lease = state / "lease.json"
+    try:
+        return age_of(lease) <= STALE if lease.is_file() else (False if state.is_dir() else None)
+    except OSError:  # a folder that may not be written to has no clock for us
+        return None
+
+
+def holder_of(lease: Path) -> str:
+    """Who holds or held it, in words."""
+    holder = _read(lease)
+    return _words(holder) if holder else "nobody"
 
 
 def _flock(handle: int) -> bool | None:

@@ -24,7 +24,7 @@ from symnet.methods import METHODS
 from symnet.provision import NEEDS, Need, Provision
 from symnet.report import PUBLISHED, PUBLISHED_RESULTS, PUBLISHED_SETS
 from symnet.report.counts import PUBLISHED_COUNTS
-from symnet.stages import code_hash, restrict, slice_settings
+from symnet.stages import code_hash, code_of, restrict, slice_settings
 
 SAMPLE = 1 << 20  # bytes read at each end of a large file to tell whether it changed
 
@@ -183,11 +183,20 @@ class Plan:
         os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
         os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 33))
 
+    def code_of(self, stage: str, dataset: str = "", row: str = "") -> dict[str, str]:
+        """That code, by module."""
+        return code_of(stage, self.method_of(row) if row else None, self.backbone(dataset) if dataset else None)
+
+    def slice_of(self, stage: str, dataset: str, fold: int | None = None, row: str = "") -> dict[str, Any]:
+        """The plain values that a job depends on."""
+        return slice_settings(self.settings(dataset, fold, row or None), stage, self.method_of(row) if row else None)
+
     def weights_mark(self, dataset: str) -> str:
         """Changes when the user's file of backbone weights does; empty where it is absent, or ours: then its marker tells."""
         return "" if self._brought(dataset, "weights") else mark(weights_path(self.settings(dataset).backbone, self.experiment.root))
 
-    def published_mark(self) -> str:
+    @staticmethod
+    def published_mark() -> str:
         """Changes when the published figures and counts, printed beside ours, do."""
         return mark(PUBLISHED) + mark(PUBLISHED_COUNTS) + mark(PUBLISHED_RESULTS)
 
@@ -250,19 +259,21 @@ class Plan:
                             waiting[one] = Need(entry.note or entry.name, entry.place)
         return found
 
-    def _slices(self) -> Iterator[tuple[str, str]]:
-        """Path and text of every settings file."""
-        tables = {name: table.model_dump() for name, table in self.experiment.tables.items()}
-        expected = {
+    def expected(self) -> dict[str, Any]:
+        """What the tables are to hold: every cell and seed, rows and their methods, own tables, groups of classes."""
+        return {
             "cells": [cell.as_dict() for cell in self.cells()],
             "seeds": self.seeds,
-            "tables": tables,
+            "tables": {name: table.model_dump() for name, table in self.experiment.tables.items()},
             "groups": self.experiment.groups,
             "rows": {row: self.method_of(row) for row in self.rows},
             "published": self._published(),
             "scorings": {dataset: self.settings(dataset).protocol.scoring for dataset in self.datasets},
         }
-        yield self.slice_path("tables"), json.dumps(expected, indent=1) + "\n"
+
+    def _slices(self) -> Iterator[tuple[str, str]]:
+        """Path and text of every settings file."""
+        yield self.slice_path("tables"), json.dumps(self.expected(), indent=1) + "\n"
         for dataset in self.datasets:
             for stage in ("shapes", "masks", "folds", "counts", "store", "embeddings"):
                 yield self._slice(stage, dataset, None)
@@ -274,8 +285,7 @@ class Plan:
                         yield self._slice(stage, dataset, fold, row)
 
     def _slice(self, stage: str, dataset: str, fold: int | None, row: str = "") -> tuple[str, str]:
-        values = slice_settings(self.settings(dataset, fold, row or None), stage, self.method_of(row) if row else None)
-        return self.slice_path(stage, dataset, fold, row), json.dumps(values, indent=1) + "\n"
+        return self.slice_path(stage, dataset, fold, row), json.dumps(self.slice_of(stage, dataset, fold, row), indent=1) + "\n"
 
 
 def alternatives(names: Iterable[str]) -> str:

@@ -69,8 +69,8 @@ _PLUMBING = {
     *(
         f"symnet.{name}"
         for name in (
-            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "lease", "methods", "prefetch", "progress"),
-            *("protocols", "watch"),
+            *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "lease", "methods", "overlays", "prefetch"),
+            *("progress", "protocols", "surroundings", "system", "watch"),
         )
     ),
     "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own
@@ -136,8 +136,8 @@ def experiment_slice(experiment: Experiment, dataset: str, fold: int | None, sta
     return restrict(experiment.settings(dataset, fold, row), stage, row and experiment.method_of(row))
 
 
-def code_hash(stage: str, method: str | None = None, backbone: str | None = None) -> str:
-    """sha256 over the code that a stage runs: its module and all of symnet that it imports, without comments and docstrings."""
+def code_of(stage: str, method: str | None = None, backbone: str | None = None) -> dict[str, str]:
+    """The code that a stage runs, module to sha256: its own and all of symnet that it imports, without comments and docstrings."""
     roots = [STAGES[stage].module]
     if STAGES[stage].method and method:
         roots.append(METHODS[method].module)
@@ -146,9 +146,20 @@ def code_hash(stage: str, method: str | None = None, backbone: str | None = None
     return _hash_modules(tuple(roots))
 
 
+def code_hash(stage: str, method: str | None = None, backbone: str | None = None) -> str:
+    """The digest of `code_of`."""
+    return digest(code_of(stage, method, backbone))
+
+
 def module_hash(name: str) -> str:
     """As `code_hash`, of a module that is no stage's."""
-    return _hash_modules((name,))
+    return digest(_hash_modules((name,)))
+
+
+def source_of(module: str) -> str:
+    """`symnet/model/prior.py`, of a module that there is or was."""
+    path = _file(module)
+    return str(path.relative_to(Path(__file__).parent.parent)) if path else f"{module.replace('.', '/')}.py"
 
 
 def _keys(stage: str, method: str | None) -> set[str]:
@@ -157,11 +168,8 @@ def _keys(stage: str, method: str | None) -> set[str]:
 
 
 @cache
-def _hash_modules(roots: tuple[str, ...]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(_closure(roots)):
-        total.update(f"{name}\n{_code(name)}\n".encode())
-    return total.hexdigest()
+def _hash_modules(roots: tuple[str, ...]) -> dict[str, str]:
+    return {name: hashlib.sha256(_code(name).encode()).hexdigest() for name in sorted(_closure(roots))}
 
 
 def _closure(roots: Iterable[str]) -> set[str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from symnet.cells import Cell
 from symnet.errors import UserError, one_line
-from symnet.journal import Run, is_alive, read_journal
+from symnet.journal import Run, read_journal
+from symnet.lease import is_trained
 from symnet.methods import METHODS
 from symnet.progress import duration
 
@@ -57,10 +58,16 @@ def _standing(root: Path, cell: Cell, seeds: Sequence[int], trained: Iterable[st
     if run is None:
         state = "testing" if tested else "waiting"
         return Standing(cell, state, tested, len(seeds))
-    state, told = _of_run(run, now)
+    state, told = _of_run(run, cell.state(root, run.id), now)
     if state in ("failed", "died"):
         told = f"{told}; log: {root / 'logs' / cell.folder(Path()).parent / f'train-shot{cell.shot}.log'}"
     return Standing(cell, state, tested, len(seeds), one_line(told))
+
+
+def journal_words(root: Path, cell: Cell) -> str:
+    """What the cell's journal says of its training, `its journal says KILLED: deadline at step 50 of 200`; empty without one."""
+    run = _last_run(cell.journal(root))
+    return "" if run is None else f"its journal says {run.status}: {_of_run(run, cell.state(root, run.id), time.time())[1]}"
 
 
 def _last_run(path: Path) -> Run | None:
@@ -71,15 +78,15 @@ def _last_run(path: Path) -> Run | None:
     return runs[-1] if runs else None
 
 
-def _of_run(run: Run, now: float) -> tuple[str, str]:
-    """State and words of a training run whose cell is not wholly tested."""
+def _of_run(run: Run, folder: Path, now: float) -> tuple[str, str]:
+    """State and words of a training run whose cell is not wholly tested; `folder` holds its lease."""
     if run.status == "FINISHED":
         return "testing", "trained"
     if run.status == "FAILED":
         return "failed", run.reason
     if run.status == "KILLED":
         return "stopped", run.reason
-    if is_alive(run) is False:
+    if is_trained(run, folder) is False:
         return "died", f"{_progress(run)}; its state is saved, run again"
     quiet = now - run.last
     silent = f", silent for {duration(quiet)}" if quiet > SILENT else ""
@@ -87,13 +94,15 @@ def _of_run(run: Run, now: float) -> tuple[str, str]:
 
 
 def _progress(run: Run) -> str:
-    """`step 120 of 500, 13 episodes/s, ETA 4 min`, as far as the journal tells."""
+    """`epoch 3 of 10, step 120 of 500, 13 episodes/s, ETA 4 min`, as far as the journal tells."""
     points = sorted((moment, step) for step, (_, moment) in run.metrics.get("loss", {}).items())[-RECENT:]
     if not points:
         return "before its first steps"
     (first, start), (last, step) = points[0], points[-1]
     total, batch = run.tags.get("steps", ""), run.params.get("train", {}).get("batch_size")
     words = [f"step {step}" + (f" of {total}" if total else "")]
+    if (epoch := run.tags.get("epoch_steps", "")).isdecimal() and total.isdecimal():
+        words.insert(0, f"epoch {-(-step // int(epoch))} of {-(-int(total) // int(epoch))}")
     if last > first:
         rate = (step - start) / (last - first)  # steps a second
         words += [f"{rate * batch:.3g} episodes/s"] if batch else []

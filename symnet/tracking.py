@@ -3,27 +3,32 @@
 Runs write their own files and know nothing of a tracker; `sync` reads those files and brings the store in step with them, one writer
 at a time, as often as one likes. What is to stand there are the `Record`s of `symnet.runs`. A run in the store is found by its tags
 `symnet.key` (which cell, which seed) and `symnet.hash` (which training, which file); another hash supersedes it. `symnet.content` is
-written last: where it agrees there is nothing to do.
+written last: where it agrees there is nothing to do. So a store or a server that fails half way loses nothing: the next sync goes on.
 """
 
 import fcntl
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from symnet.errors import UserError, one_line
-from symnet.runs import Record, collect
+from symnet.runs import Data, Record, collect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as Stored
 
-METRICS_A_BATCH, PARAMS_A_BATCH = 1000, 100  # MLflow's limits
+METRICS_A_BATCH, PARAMS_A_BATCH, LONGEST_DIGEST = 900, 100, 36  # MLflow's limits: 1000 metrics and params in one call, 100 params
+# Of requests to a server, where the user says nothing else: MLflow's own patience is many minutes.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
 
 @dataclass
@@ -48,12 +53,39 @@ def sync(root: Path, store: Path, artifacts: Path) -> Summary:
     Makes the store and the experiment where they are absent. May run while jobs run, and twice at once: the second waits. A broken
     file costs itself and a warning. Raises `UserError` where there is no such experiment or the store cannot be used.
     """
+    store.parent.mkdir(parents=True, exist_ok=True)
+    return _sync(root, store.with_name(f"{store.name}.lock"), str(store), _uri(store), artifacts.absolute().as_uri())
+
+
+def sync_to_server(root: Path, address: str) -> Summary:
+    """As `sync`, to a tracking server. It keeps the files of runs where it likes; who we are it asks MLflow's own environment variables.
+
+    Raises `UserError` also where the server cannot be reached, after a few tries.
+    """
+    check_address(address)
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    return _sync(root, root / "tracking.lock", address, address, None)
+
+
+def check_address(address: str) -> None:
+    """Raise `UserError` unless a tracking server may have this address; it is not repeated where it holds a password."""
+    parts = urlsplit(address)
+    if "@" in parts.netloc:
+        raise UserError(
+            "the address of the tracking server holds a name or password: give those as MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
+        )
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UserError(f"{address}: not the address of a tracking server; expected https://HOST or http://HOST:PORT")
+
+
+def _sync(root: Path, lock: Path, place: str, uri: str, artifacts: str | None) -> Summary:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of results; run the workflow first")
     summary = Summary()
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(store.with_name(f"{store.name}.lock")), _telling(store):
-        shelf = Shelf(store, root.absolute().name, artifacts, summary)
+    with _locked(lock), _telling(place):
+        shelf = Shelf(uri, root.absolute().name, artifacts, summary)
         for record in collect(root, summary.warnings):
             shelf.put(record)
     return summary
@@ -71,12 +103,12 @@ def ui_command(store: Path, artifacts: Path, port: int) -> list[str]:
 class Shelf:
     """The runs of one experiment in the store, and the one way in which they change: `put`."""
 
-    def __init__(self, store: Path, experiment: str, artifacts: Path, summary: Summary) -> None:
+    def __init__(self, uri: str, experiment: str, artifacts: str | None, summary: Summary) -> None:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.summary = summary
-        self.client = MlflowClient(tracking_uri=_uri(store))
+        self.client = MlflowClient(tracking_uri=uri)
         self.experiment = _experiment(self.client, experiment, artifacts)
         self.runs = self._active()
 
@@ -98,25 +130,28 @@ class Shelf:
 
     def _write(self, same: "Stored | None", record: Record, parent: str | None, content: str) -> str:
         """Add to `same` what it lacks, or, where it holds something else, write a new run. Returns the id."""
+        from mlflow.entities import RunTag
+
         missing = None if same is None else self._missing(same, record)
         if same is None or missing is None:
             start = int(1000 * record.start)
             made = self.client.create_run(self.experiment, start_time=start, tags=record.all_tags(parent), run_name=record.name)
-            run, missing = made.info.run_id, record.metrics
-            self._log_params(run, record.params)
+            run = made.info.run_id
+            self._log(run, record.metrics, record.params)
             self.summary.new += 1
         else:
             run = same.info.run_id
-            self._log_params(run, {name: value for name, value in record.params.items() if name not in same.data.params})
+            self._log(run, missing, {name: value for name, value in record.params.items() if name not in same.data.params})
+            self.client.log_batch(run, tags=[RunTag(name, value) for name, value in record.all_tags(parent).items()])
             self.summary.updated += 1
-        self._log_metrics(run, missing)
-        for path in record.files:
-            self.client.log_artifact(run, str(path))
+        self._log_data(run, record.data)
+        for path, folder in record.files.items():
+            self.client.log_artifact(run, str(path), folder or None)
         if record.end is None:
             self.client.update_run(run, status=record.status)
         else:
             self.client.set_terminated(run, record.status, int(1000 * record.end))
-        self._log_tags(run, record.all_tags(parent) | {"symnet.content": content})
+        self.client.set_tag(run, "symnet.content", content)
         return run
 
     def _missing(self, same: "Stored", record: Record) -> dict[tuple[str, int], tuple[float, float]] | None:
@@ -130,24 +165,27 @@ class Shelf:
             return None
         return {at: value for at, value in record.metrics.items() if at not in held}
 
-    def _log_metrics(self, run: str, metrics: dict[tuple[str, int], tuple[float, float]]) -> None:
-        from mlflow.entities import Metric
+    def _log(self, run: str, metrics: dict[tuple[str, int], tuple[float, float]], params: dict[str, str]) -> None:
+        """In as few calls as MLflow allows: each waits for the disk, or for the server."""
+        from mlflow.entities import Metric, Param
 
         points = [Metric(name, value, int(1000 * time), step) for (name, step), (value, time) in metrics.items()]
-        for i in range(0, len(points), METRICS_A_BATCH):
-            self.client.log_batch(run, metrics=points[i : i + METRICS_A_BATCH])
-
-    def _log_params(self, run: str, params: dict[str, str]) -> None:
-        from mlflow.entities import Param
-
         entries = [Param(name, value) for name, value in params.items()]
-        for i in range(0, len(entries), PARAMS_A_BATCH):
-            self.client.log_batch(run, params=entries[i : i + PARAMS_A_BATCH])
+        for i in range(max(ceil(len(points) / METRICS_A_BATCH), ceil(len(entries) / PARAMS_A_BATCH))):
+            some = slice(i * METRICS_A_BATCH, (i + 1) * METRICS_A_BATCH), slice(i * PARAMS_A_BATCH, (i + 1) * PARAMS_A_BATCH)
+            self.client.log_batch(run, metrics=points[some[0]], params=entries[some[1]])
 
-    def _log_tags(self, run: str, tags: dict[str, str]) -> None:
-        from mlflow.entities import RunTag
+    def _log_data(self, run: str, data: list[Data]) -> None:
+        """MLflow's dataset inputs; those that the run has it leaves as they are."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        self.client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
+        found = []
+        for one in data:
+            source = json.dumps({"path": one.source, "sha256": one.sha})
+            dataset = Dataset(one.name, one.sha[:LONGEST_DIGEST], "local", source)
+            found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", one.context)]))
+        if found:
+            self.client.log_inputs(run, datasets=found)
 
     def _retire(self, old: str, new: str) -> None:
         """Mark a run, and those below it that were not taken over, as superseded, and take them out of sight (MLflow can restore them)."""
@@ -172,11 +210,11 @@ class Shelf:
                 return found
 
 
-def _experiment(client: "MlflowClient", name: str, artifacts: Path) -> str:
+def _experiment(client: "MlflowClient", name: str, artifacts: str | None) -> str:
     """Its id; made, or brought back, where it is absent. Runs are always written by id: a name may be taken by a race."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        return client.create_experiment(name, artifact_location=artifacts.absolute().as_uri())
+        return client.create_experiment(name, artifact_location=artifacts)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
@@ -188,7 +226,8 @@ def _uri(store: Path) -> str:
 
 def _hush() -> None:
     """No telemetry and no chatter, set before mlflow is imported."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
+        os.environ[name] = "true"
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -201,14 +240,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _telling(store: Path) -> Iterator[None]:
-    """Turn what MLflow and its database raise into one line."""
+def _telling(place: str) -> Iterator[None]:
+    """Turn what MLflow, its database or the way to its server raise into one line."""
     _hush()
     from mlflow.exceptions import MlflowException
+    from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, RequestException) as error:
         hint = "no run is lost: the journals and metric files hold everything; sync again, with the store moved away if it is broken"
-        raise UserError(f"{store}: MLflow refused: {one_line(error)[:300]}; {hint}") from None
+        raise UserError(f"{place}: MLflow refused: {one_line(error)[:300]}; {hint}") from None

@@ -32,6 +32,8 @@ from symnet.runtime import StopSignal
 from symnet.schedule import poly_rate
 from symnet.sources import Source, make_batch, open_source
 from symnet.steps import MicroBatch, micro_batches
+from symnet.surroundings import capture
+from symnet.system import Usage
 from symnet.validation import Validation, validation_episodes
 from symnet.watch import Watch, observe
 
@@ -187,7 +189,9 @@ def _train(
     found = load_latest(run.state, STAGE, run.provenance.settings)
     if found is not None:
         trainer.load(*found)
-    tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps)}
+    tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps)} | capture(run.journal.parent)
+    tags |= {"epoch_steps": str(max(len(train_list.rows) // settings.train.batch_size, 1))}
+    tags |= {f"input.{name}": sha for name, sha in run.provenance.inputs.items()}
     lease.check()
     journal = Journal(run.journal, run.provenance.settings, run.params, tags)
     try:
@@ -222,7 +226,7 @@ def _loop(
     t = settings.train
     every = t.validate_every or max(len(train_list.rows) // t.batch_size, 1)
     stall = Stall(source.device)
-    watch = Watch(journal, trainer.method.supervised, stall=stall.interval)
+    watch = Watch(journal, trainer.method.supervised, stall=stall.interval, usage=Usage(source.device, t.batch_size))
     saved = time.monotonic()
     steps = range(trainer.step, trainer.steps)
     episodes = TrainingEpisodes(train_list, run.shots, t.seed, t.class_sampling)

@@ -139,11 +139,14 @@ class Watch:
         supervised: tuple[str, ...],
         *,
         stall: Callable[[], float] | None = None,
+        usage: Callable[[float], dict[str, float]] | None = None,
         seconds: float = LOG_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """stall: gives the share of time since it was last asked in which the device waited for input; logged with the rest."""
-        self.stall = stall
+        """stall: gives the share of time since it was last asked in which the device waited for input; usage: metrics of the machine,
+        from the steps a second. Both are logged with the rest.
+        """
+        self.stall, self.usage = stall, usage
         self.journal, self.guard, self.seconds, self.clock = journal, Guard(supervised), seconds, clock
         self._steps: list[Tensor] = []  # [n] each, on the device
         self._since = clock()
@@ -163,7 +166,9 @@ class Watch:
         values |= {"foreground.truth": interval.foreground, "prior_entropy": interval.prior_entropy}
         values |= {f"warning.{kind}": 1.0 for kind in found}
         values |= {"input_stall": self.stall()} if self.stall else {}
-        self.journal.log(step, **values, steps_per_second=len(rows) / max(elapsed, 1e-9))
+        rate = len(rows) / max(elapsed, 1e-9)
+        values |= self.usage(rate) if self.usage else {}
+        self.journal.log(step, **values, steps_per_second=rate)
         for line in found.values():
             print(f"warning: {line}", flush=True)
         self._steps, self._since = [], self.clock()

@@ -1,5 +1,6 @@
 """The doctor: a healthy place, and each fault it knows, told with what to do."""
 
+import fcntl
 import os
 import sqlite3
 import time
@@ -89,6 +90,32 @@ def test_unfinished_files_of_killed_jobs(place: Path) -> None:
     assert found("leftover") == []
     os.utime(old, (time.time() - 7200,) * 2)
     assert (only("leftover").mark, only("leftover").told) == (NOTE, "1 unfinished files of killed jobs, 1.5 kB")
+
+
+def test_leases_that_live_and_leases_that_are_stale(place: Path) -> None:
+    assert found("lease") == []
+    for name, age in (("a", 5), ("b", 3600)):
+        lease = place / "results" / "demo" / "state" / "shapes" / name / "lease.json"
+        lease.parent.mkdir(parents=True)
+        lease.write_text('{"host": "node7", "pid": 12, "job": "345", "token": "", "locked": true}')
+        os.utime(lease, (time.time() - age,) * 2)
+    stale, living = found("lease")
+    assert (stale.mark, living.mark, living.told) == (NOTE, FINE, "1 runs are being trained")
+    told = "left by process 12 on node7, SLURM job 345, which trains this run; last sign of life 60 min ago"
+    assert stale.told == f"results/demo/state/shapes/b/lease.json: {told}"
+    assert "the next trainer takes over" in stale.advice
+    lease.write_text("{")
+    assert any("b/lease.json: cannot be read" in one.told and "delete it" in one.advice for one in found("lease"))
+
+
+def test_a_sync_that_holds_its_lock(place: Path) -> None:
+    path = place / "results" / "mlflow.db"
+    with sqlite3.connect(path) as store:
+        store.execute("create table runs (lifecycle_stage text)")
+    with open(path.with_name("mlflow.db.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "is held by a sync" in only("lock").told
+    assert found("lock") == []
 
 
 def test_the_store_of_mlflow(place: Path) -> None:

@@ -22,6 +22,7 @@ from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.features import FIXED, FeatureCache, make_features, make_view
 from symnet.model.base import PSPHead
+from symnet.overlays import PICTURES
 from symnet.sources import CacheSource, ImageSource, make_batch, requests_of
 from symnet.stages import slice_settings
 from tests.bench import CPU, Bench
@@ -116,7 +117,9 @@ def test_a_batch_arranges_queries_and_supports(bench: Bench) -> None:
         assert batch.base_index[i] == -1 or episode.class_index in (1, 2)
 
 
-def test_evaluation_counts_every_pixel_once_and_gives_the_same_bytes_twice(bench: Bench) -> None:
+def test_evaluation_counts_every_pixel_once_and_gives_the_same_bytes_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = bench.train(bench.root / "model.safetensors")
     manifest = bench.root / "seed5.csv"
     write_manifest(manifest, make_manifest(read_fold_list(bench.list("test")), 1, 5, 6, "image"))
@@ -126,8 +129,18 @@ def test_evaluation_counts_every_pixel_once_and_gives_the_same_bytes_twice(bench
     for name in ("one", "two"):
         rounds = [evaluate.Round(5, manifest, bench.root / f"{name}.json", Provenance(stage="evaluate"))]
         evaluate.evaluate(bench.settings("evaluate", "symnet"), bench.root, cell, "symnet", "tiny", inputs, rounds, CPU)
-        sums.append(file_digest(bench.root / f"{name}.json"))
+        sums.append([file_digest(path) for path in (bench.root / f"{name}.json", *sorted((bench.root / "overlays").iterdir()))])
     assert sums[0] == sums[1]
+    assert len(sums[0]) == 1 + PICTURES
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(evaluate, "draw_overlays", full)  # costs a word, and no number
+    rounds = [evaluate.Round(5, manifest, bench.root / "three.json", Provenance(stage="evaluate"))]
+    evaluate.evaluate(bench.settings("evaluate", "symnet"), bench.root, cell, "symnet", "tiny", inputs, rounds, CPU)
+    assert file_digest(bench.root / "three.json") == sums[0][0]
+    assert "no pictures of episodes (no space left)" in capsys.readouterr().out
     outputs = json.loads((bench.root / "one.json").read_text())["payload"]["outputs"]
     assert set(outputs) == {"meta", "ensemble"}
     reader = open_reader(bench.settings("evaluate", "symnet").data, bench.settings("evaluate", "symnet").protocol, bench.root)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from symnet.lease import Lease, Lost, hold
+from symnet.journal import Run
+from symnet.lease import STALE, Lost, age_of, hold, is_trained
 
 BEAT = 0.05
 LONG, SHORT = 1000.0, 1.5  # seconds without a heartbeat: never too long, and soon
@@ -161,13 +163,26 @@ def test_of_another_node_only_the_heartbeat_tells(tmp_path: Path, holders: list[
 
 def test_a_time_of_the_file_that_is_old_by_a_slow_clock_alone(tmp_path: Path) -> None:
     """The age is asked of the filesystem: what it says of a file touched now."""
-    lease = Lease(tmp_path, BEAT, LONG)
-    lease.path.write_text("{}")
-    assert 0 <= lease._age() < 1
-    os.utime(lease.path, (time.time() - 100, time.time() - 100))
-    assert 99 < lease._age() < 102
-    lease.path.unlink()
-    assert lease._age() == 0
+    lease = tmp_path / "lease.json"
+    lease.write_text("{}")
+    assert 0 <= age_of(lease) < 1
+    os.utime(lease, (time.time() - 100, time.time() - 100))
+    assert 99 < age_of(lease) < 102
+    lease.unlink()
+    assert age_of(lease) == 0
+
+
+def test_a_run_of_another_host_lives_as_long_as_its_lease(tmp_path: Path) -> None:
+    run = Run("r", 0.0, host="elsewhere", pid=1)
+    state = tmp_path / "state"
+    assert is_trained(run, state) is None  # nothing tells
+    state.mkdir()
+    assert is_trained(run, state) is False  # whoever trained it has let go
+    (state / "lease.json").write_text("{}")
+    assert is_trained(run, state) is True
+    os.utime(state / "lease.json", (time.time() - STALE - 10,) * 2)
+    assert is_trained(run, state) is False
+    assert is_trained(Run("r", 0.0, host=socket.gethostname(), pid=os.getpid()), state) is True  # here the process itself is asked
 
 
 def test_a_suspended_process_that_wakes_writes_no_more(tmp_path: Path, holders: list[Holder], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Where cells stand: one case of every state, made by the journal's own writer, and the speed of a large benchmark."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from symnet import cli
 from symnet.cells import Cell
 from symnet.errors import UserError
 from symnet.journal import Journal
-from symnet.status import STATES, Standing, standings
+from symnet.lease import STALE
+from symnet.status import STATES, Standing, journal_words, standings
 
 SEEDS = [510, 365]
 
@@ -41,7 +43,7 @@ test_round.__test__ = False
 def journal(root: Path, one: Cell, end: str = "", reason: str = "", **edits: object) -> None:
     """Steps 10, 20, ... of 200, one a second, the last of them now."""
     path = one.journal(root)
-    writer = Journal(path, "r", {"train": {"batch_size": 8}}, {"steps": "200"})
+    writer = Journal(path, "r", {"train": {"batch_size": 8}}, {"steps": "200", "epoch_steps": "30"})
     for step in range(10, 60, 10):
         writer.log(step, loss=1.0 / step)
     if end:
@@ -70,7 +72,7 @@ def test_a_cell_waits_trains_is_tested_and_done(tmp_path: Path) -> None:
     journal(tmp_path, cell())
     found, told = state(tmp_path)
     assert found == "training"
-    assert told.startswith("step 50 of 200, 80 episodes/s, ETA 15 s, on ")
+    assert told.startswith("epoch 2 of 7, step 50 of 200, 80 episodes/s, ETA 15 s, on ")
     Journal(cell().journal(tmp_path), "r", {}, {}).end("FINISHED")
     assert state(tmp_path) == ("testing", "trained")
     test_round(tmp_path, cell(), 510)
@@ -94,7 +96,7 @@ def test_a_stopped_run_and_one_whose_process_is_gone(tmp_path: Path) -> None:
     journal(tmp_path, cell(1), born=1)
     found, told = state(tmp_path)
     assert found == "died"
-    assert told.startswith("step 50 of 200, 80 episodes/s, ETA 15 s; its state is saved, run again; log: ")
+    assert told.startswith("epoch 2 of 7, step 50 of 200, 80 episodes/s, ETA 15 s; its state is saved, run again; log: ")
 
 
 @pytest.mark.parametrize(("ago", "silent"), [(0.0, False), (300.0, False), (1800.0, True)])
@@ -103,6 +105,19 @@ def test_a_run_on_another_host_may_be_silent(tmp_path: Path, ago: float, silent:
     journal(tmp_path, cell(), host="elsewhere", ago=ago)
     found, told = state(tmp_path)
     assert (found, ", on elsewhere" in told, "silent for 30 min" in told) == ("training", True, silent)
+
+
+def test_a_run_on_another_host_whose_lease_is_stale_has_died(tmp_path: Path) -> None:
+    expect(tmp_path, cell())
+    journal(tmp_path, cell(), host="elsewhere")
+    lease = cell().state(tmp_path, "r") / "lease.json"
+    lease.parent.mkdir(parents=True)
+    lease.write_text("{}")
+    assert state(tmp_path)[0] == "training"
+    os.utime(lease, (time.time() - STALE - 10,) * 2)
+    assert state(tmp_path)[0] == "died"
+    assert journal_words(tmp_path, cell()).startswith("its journal says RUNNING: epoch 2 of 7, step 50 of 200, ")
+    assert journal_words(tmp_path, cell(1)) == ""
 
 
 def test_a_method_that_is_not_trained_needs_no_journal(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import typer
 
 from symnet.artifacts import Provenance, digest, file_digest
 from symnet.cli.app import DATA, Config, Dataset, Fold, FoldLists, Out, Results, Seeds, Workers, app
-from symnet.cli.jobs import data_root, first_of, numbers, provenance_of, settings_of, shared_root
+from symnet.cli.jobs import data_root, first_of, note_of, numbers, provenance_of, settings_of, shared_root
+from symnet.data.readers import SPLITS
 from symnet.errors import UserError
+from symnet.made import keep
 from symnet.stages import slice_of
 
 
@@ -20,7 +22,9 @@ def shapes(config: Config, out: Out, workers: Workers = 2, dataset: Dataset = "s
     """
     from symnet.data.shapes import draw_shapes
 
-    draw_shapes(settings_of(config, "shapes", dataset).shapes, out.parent if out.suffix == ".json" else out, workers)
+    settings = settings_of(config, "shapes", dataset)
+    draw_shapes(settings.shapes, out.parent if out.suffix == ".json" else out, workers)
+    keep(out, "shapes", note_of("shapes", settings, []))
 
 
 @app.command(rich_help_panel=DATA)
@@ -75,6 +79,7 @@ def folds(
     else:
         raise UserError("folds: give --config, or both --root and --lists")
     make_folds(settings, where or data_root(settings, results), out, masks_only=masks_only, workers=workers)
+    keep(out / "index.csv", "folds", note_of("folds", settings, []))
 
 
 @app.command(rich_help_panel=DATA)
@@ -91,10 +96,14 @@ def counts(
 
     Example: symnet counts --config config/config.yaml --lists results/benchmark/pascal5i/lists --out counts.csv
     """
+    from symnet.plan import Plan
     from symnet.report.counts import make_counts, write_differences
 
     settings = settings_of(config, "counts", dataset)
+    files = [lists / "index.csv", *(lists / f"fold{fold}" / f"{split}.csv" for fold in range(settings.data.folds) for split in SPLITS)]
+    note = note_of("counts", settings, files, published=Plan.published_mark())
     print(make_counts(settings, dataset, lists, out))
+    keep(out, "counts", note)
     if against is not None:
         print(write_differences(settings, lists, against, out.with_name(f"{out.stem}-differences.csv")))
 
@@ -116,7 +125,9 @@ def store(
 
     settings = settings_of(config, "store", dataset)
     provenance = provenance_of("store", settings, {"index": index / "index.csv"})
+    note = note_of("store", settings, [index / "index.csv"])
     make_store(settings, data_root(settings, results), index, out, workers, provenance)
+    keep(out, "store", note)
 
 
 @app.command(rich_help_panel=DATA)
@@ -139,10 +150,12 @@ def episodes(
     settings = settings_of(config, "episodes", dataset, fold)
     fold_list = read_fold_list(list_)
     rules = settings.protocol.model_dump(warnings=False)
+    note = note_of("episodes", settings, [list_], seeds=seeds)
     for seed in numbers(seeds):
         manifest = make_manifest(fold_list, shot, seed, settings.protocol.episodes, settings.protocol.sampling)
         made_by = Provenance(stage="episodes", settings=digest([rules, seed, shot]), protocol=rules, inputs={"list": file_digest(list_)})
         write_manifest(out / f"seed{seed}.csv", manifest, made_by)
+    keep(out / "seed.csv", "episodes", note)
 
 
 @app.command(rich_help_panel=DATA)
@@ -152,6 +165,10 @@ def embeddings(config: Config, out: Out, dataset: Dataset = "pascal5i", results:
     Example: symnet embeddings --config config/demo.yaml --dataset shapes --out embeddings.csv
     """
     from symnet.embeddings import make_embeddings
+    from symnet.plan import mark
 
     settings = settings_of(config, "embeddings", dataset)
+    vectors = "" if settings.text.source == "shapes" else mark(shared_root() / settings.text.source)
+    note = note_of("embeddings", settings, [], vectors=vectors)
     make_embeddings(settings, shared_root(), out)
+    keep(out, "embeddings", note)

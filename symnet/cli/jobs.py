@@ -1,6 +1,7 @@
 """What a command is given, turned into what its stage takes: settings, places, provenance, device."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ from symnet.config import Settings
 from symnet.data.readers import Split
 from symnet.errors import UserError
 from symnet.experiment import load_experiment
+from symnet.made import Note, sums
 from symnet.methods import known_method
-from symnet.stages import code_hash, experiment_slice, read_slice
+from symnet.stages import code_hash, code_of, experiment_slice, read_slice
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +59,14 @@ def provenance_of(
     backbone = settings.backbone.name if hasattr(settings, "backbone") else None
     rules = values.get("protocol", {})
     return Provenance(stage=stage, settings=digest(values), protocol=rules, code=code_hash(code or stage, method, backbone), inputs=inputs)
+
+
+def note_of(stage: str, settings: Settings, files: Iterable[Path], method: str | None = None, **options: str) -> Note:
+    """What a job is about to make its outputs from, for `made.keep`. files: those it reads; options: what else decides."""
+    backbone = settings.backbone.name if hasattr(settings, "backbone") else None
+    values = settings.model_dump(mode="json", warnings=False)
+    options |= {"method": method} if method else {}
+    return Note(settings=values, code=code_of(stage, method, backbone), inputs=sums(files), options=options)
 
 
 def store_of(manifest: Path | None, train: Path | None = None, test: Path | None = None) -> "Store | None":

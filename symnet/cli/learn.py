@@ -28,9 +28,10 @@ from symnet.cli.app import (
     Threads,
     app,
 )
-from symnet.cli.jobs import data_root, job_of, numbers, provenance_of, settings_of, shared_root, store_of, use_device
+from symnet.cli.jobs import data_root, job_of, note_of, numbers, provenance_of, settings_of, shared_root, store_of, use_device
 from symnet.errors import EXIT_AGAIN
 from symnet.experiment import load_experiment
+from symnet.made import keep
 from symnet.methods import METHODS
 from symnet.stages import module_hash
 
@@ -51,12 +52,16 @@ def base(
 
     Example: symnet base --config config/demo.yaml --dataset shapes --results results/demo --fold 0 --list F0/train.csv --out b.safetensors
     """
+    from symnet.backbones import weights_path
     from symnet.base_learner import train_base
+    from symnet.plan import mark
 
     settings = settings_of(config, "base", dataset, fold)
     provenance = provenance_of("base", settings, {"list": list_}, fold=fold)
     roots = data_root(settings, results), shared_root()
+    note = note_of("base", settings, [list_], weights=mark(weights_path(settings.backbone, shared_root())))
     miou = train_base(settings, *roots, list_, fold, out, use_device(device, threads), provenance, store_of(store, train=list_))
+    keep(out, "base", note)
     print(f"base learner of fold {fold}: mIoU {100 * miou:.2f} % over base classes of held-out images")
 
 
@@ -84,7 +89,9 @@ def features(
     settings = settings_of(config, f"features_{split}", dataset, fold)
     provenance = provenance_of("features", settings, {"list": list_, "base": base}, code=f"features_{split}")
     images = store_of(store, **{split: list_})
+    note = note_of(f"features_{split}", settings, [list_, base])
     make_features(settings, data_root(settings, results), list_, split, base, out, use_device(device, threads), provenance, images)
+    keep(out, f"features_{split}", note)
 
 
 @app.command(rich_help_panel=LEARN)
@@ -116,7 +123,9 @@ def records(
         manifest = episodes / f"seed{seed}.csv"
         provenance = provenance_of("records", settings, {"episodes": manifest}, part=part, shared=shared)
         rounds.append(Round(seed, manifest, record_set(out, part, shot, seed), provenance))
+    note = note_of("records", settings, [*(one.manifest for one in rounds), base, features], seeds=seeds, part=part)
     make_records(settings, part, rounds, base, features, use_device(device, threads), f"records fold {fold} {shot}-shot")
+    keep(rounds[0].out, "records", note)
 
 
 @app.command(rich_help_panel=LEARN)
@@ -156,10 +165,11 @@ def train(
     files = {"list": list_, "base": base, "embeddings": embeddings}
     files |= {name: path for name, path in (("features", features), ("test_list", test_list), ("test_features", test_features)) if path}
     provenance = provenance_of("train", settings, files, method=method, shot=shot)
+    note = note_of("train", settings, files.values(), method)
     cell = Cell(dataset, backbone, fold, row, shot)
     key = digest(provenance.model_dump())
     provenance = provenance.model_copy(update={"settings": key})
-    state = results / "state" / cell.folder(Path()) / key[:12]
+    state = cell.state(results, key)
     params = {
         "dataset": dataset,
         "backbone": backbone,
@@ -175,6 +185,7 @@ def train(
     except (Stopped, Lost) as reason:
         print(f"symnet: stopped by {reason}", file=sys.stderr)
         raise typer.Exit(EXIT_AGAIN) from None
+    keep(out, "train", note)
 
 
 @app.command(rich_help_panel=LEARN)
@@ -222,7 +233,10 @@ def evaluate(
         rounds.append(Round(seed, manifest, out / f"seed{seed}.json", provenance, sets))
     cell = Cell(dataset, backbone, fold, row, shot)
     inputs = Inputs(list_, base, embeddings, features, model, store_of(store, test=list_))
+    read = [*files.values(), *(path for one in rounds for path in (one.manifest, *one.records.values()))]
+    note = note_of("evaluate", settings, read, method, seeds=seeds, experiment=experiment)
     evaluate_(settings, data_root(settings, results), cell, method, experiment, inputs, rounds, use_device(device, threads))
+    keep(rounds[0].out, "evaluate", note)
 
 
 @app.command(rich_help_panel=LEARN)

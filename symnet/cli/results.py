@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,9 @@ from symnet.artifacts import Provenance, file_digest, write_json
 from symnet.cells import Cell
 from symnet.cli.app import RESULTS, Config, Out, Results, app, track
 from symnet.errors import UserError
+from symnet.made import Note, keep, sums
 from symnet.methods import METHODS
-from symnet.stages import code_hash
+from symnet.stages import code_hash, code_of
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -29,13 +31,18 @@ def tables(
     Example: symnet tables --config results/demo/settings/tables.json --results results/demo --out results/demo/tables
     """
     from symnet.experiment import AblationTable
+    from symnet.plan import Plan
     from symnet.report.tables import make_tables
 
     expected = json.loads(config.read_text(encoding="utf-8"))
     own = {name: AblationTable(**table) for name, table in expected["tables"].items()}
     cells, groups, published = [Cell(**cell) for cell in expected["cells"]], expected["groups"], expected["published"]
+    files = [*(cell.metrics(results, seed) for cell in cells for seed in expected["seeds"]), *{cell.base(results) for cell in cells}]
+    read = sums(path for path in files if path.is_file())  # what is missing is told below, with its list
+    note = Note(settings=expected, code=code_of("tables"), inputs=read, options={"published": Plan.published_mark()})
     for line in make_tables(cells, expected["seeds"], results, out, own, groups, published, partial):
         print(f"left out: {line}")
+    keep(out / "main.csv", "tables", note)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -49,8 +56,10 @@ def figures(config: Config, results: Results, out: Out) -> None:
     expected = json.loads(config.read_text(encoding="utf-8"))
     cells = [Cell(**cell) for cell in expected["cells"]]
     trained = [row for row, method in expected["rows"].items() if METHODS[method].trained]
+    note = Note(settings=expected, code=code_of("figures"))
     for path in make_figures(results, out, cells, list(expected["tables"]), expected["scorings"], trained):
         print(path)
+    keep(out / "figures.pdf", "figures", note)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -87,6 +96,25 @@ def status(
 
 
 @app.command(rich_help_panel=RESULTS)
+def why(
+    target: Annotated[list[str], typer.Argument(help="A file of the experiment, or a cell: dataset fold row shot, and perhaps a seed.")],
+    config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("config/config.yaml"),
+    preset: Annotated[str | None, typer.Option(help="One of its presets, where the workflow was given one.")] = None,
+) -> None:
+    """Tell why a file is out of date, or missing: which setting, input or code is not what it was made from, and how it hangs together.
+
+    Example: symnet why --config config/demo.yaml shapes 0 symnet 1
+    """
+    from symnet.experiment import read_plain
+    from symnet.plan import Plan
+    from symnet.why import whys
+
+    plan = Plan(read_plain(config) | ({"preset": preset} if preset else {}), str(config), write=False)
+    with whys(plan) as found:
+        print("\n".join(found.explain(*found.job(target))))
+
+
+@app.command(rich_help_panel=RESULTS)
 def doctor(
     config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("config/config.yaml"),
     results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
@@ -107,18 +135,36 @@ def track_sync(
     results: Results,
     out: Annotated[Path | None, typer.Option(help="Summary to write (JSON).")] = None,
     store: Annotated[Path | None, typer.Option(help="MLflow's database; left out: mlflow.db beside the experiment's folder.")] = None,
+    uri: Annotated[
+        str | None, typer.Option(help="Address of a tracking server to fill as well; left out: $MLFLOW_TRACKING_URI, if that is one.")
+    ] = None,
+    follow: Annotated[float | None, typer.Option(min=1, help="Do it again every so many seconds, until interrupted.")] = None,
 ) -> None:
     """Bring journals, metrics and tables into MLflow. May be run at any time, also while jobs run; twice changes nothing.
 
-    Example: symnet track sync --results results/demo
-    """
-    from symnet.tracking import sync
+    A server is an extra. One that the environment names and that cannot be used costs a warning, as does any while following: the
+    next sync brings what it lacks. No job ever waits for it.
 
-    summary = sync(results, store or results.parent / "mlflow.db", results.parent / "mlartifacts")
-    print(summary)
+    Example: symnet track sync --results results/demo --uri https://mlflow.lab --follow 60
+    """
+    from symnet.tracking import sync, sync_to_server
+
+    while True:
+        print(sync(results, store or results.parent / "mlflow.db", results.parent / "mlartifacts"), flush=True)
+        if address := uri or os.environ.get("MLFLOW_TRACKING_URI"):
+            try:
+                print(f"server: {sync_to_server(results, address)}", flush=True)
+            except UserError as error:
+                if uri and not follow:
+                    raise
+                print(f"warning: server: {error}", flush=True)
+        if not follow:
+            break
+        time.sleep(follow)
     if out is not None:
         tables = {path.name: file_digest(path) for path in sorted((results / "tables").glob("*")) if path.is_file()}
         write_json(out, {"tables": tables}, Provenance(stage="track", code=code_hash("track")))
+        keep(out, "track", Note(code=code_of("track")))
 
 
 @track.command("ui")

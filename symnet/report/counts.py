@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from symnet.artifacts import Provenance, file_digest, write_json, write_text
+from symnet.artifacts import Provenance, file_digest, write_manifest, write_text
 from symnet.config import Settings
 from symnet.data.classes import class_names
 from symnet.data.folds import FoldList, novel_classes, read_fold_list
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 def make_counts(settings: Settings, dataset: str, lists: Path, out: Path) -> str:
     """Count the lists in the folder `lists`; write `out` (CSV), beside it STEM-classes.csv and STEM.txt, the text that is returned.
 
-    STEM.json tells the sums of the inputs. Raises `UserError` where a list is missing or damaged.
+    STEM.json tells their sums and those of the inputs. Raises `UserError` where a list is missing or damaged.
     """
     index, _ = read_index(lists)
     names = class_names(settings.data.classes)
@@ -36,12 +36,13 @@ def make_counts(settings: Settings, dataset: str, lists: Path, out: Path) -> str
     rows = [counted(one, split, fold, settings) for (split, fold), one in found.items()]
     classes = _classes(index, names, settings)
     told = in_text(dataset, index, rows, classes)
-    write_text(out, _csv(COLUMNS, rows))
-    write_text(out.with_name(f"{out.stem}-classes.csv"), _csv(CLASS_COLUMNS, classes))
-    write_text(out.with_suffix(".txt"), told + "\n")
+    texts = {out.name: _csv(COLUMNS, rows), f"{out.stem}-classes.csv": _csv(CLASS_COLUMNS, classes), f"{out.stem}.txt": told + "\n"}
+    for name, text in texts.items():
+        write_text(out.with_name(name), text)
     rules = settings.protocol.model_dump(warnings=False)
     inputs = {f"{split}{fold}": file_digest(path) for (split, fold), path in paths.items()} | {"index": file_digest(lists / "index.csv")}
-    write_json(out.with_suffix(".json"), {"csv": file_digest(out)}, Provenance(stage=STAGE, protocol=rules, inputs=inputs))
+    made_by = Provenance(stage=STAGE, protocol=rules, inputs=inputs)
+    write_manifest(out.with_suffix(".json"), map(out.with_name, texts), made_by)
     return told
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from symnet.artifacts import Provenance, file_digest, write_json
+from symnet.artifacts import Provenance, file_digest, read_manifest, write_manifest
 from symnet.cells import Cell
 from symnet.journal import Run, read_journal
 from symnet.report.charts import ablation_bars, class_bars, training_curves
@@ -23,6 +23,7 @@ def make_figures(
     curves-DATASET-SHOTshot: how training went. scorings: by data set, which one counts; trained_rows: those
     that have journals.
     """
+    read_manifest(root / "tables" / "tables.json", "tables")
     per_class = pd.read_csv(root / "tables" / "per_class.csv")
     made: list[Path] = []
     with style():
@@ -37,7 +38,7 @@ def make_figures(
             if trained:
                 made += save_figure(training_curves(_runs(root, trained)), out / f"curves-{end}")
     inputs = {path.name: file_digest(path) for path in sorted((root / "tables").glob("*.csv"))}
-    write_json(out / "figures.json", {path.name: file_digest(path) for path in made}, Provenance(stage=STAGE, inputs=inputs))
+    write_manifest(out / "figures.json", made, Provenance(stage=STAGE, inputs=inputs))
     return made
 
 

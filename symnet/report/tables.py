@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from symnet.artifacts import Provenance, file_digest, read_json, write_json, write_text
+from symnet.artifacts import Provenance, file_digest, read_json, read_manifest, write_manifest, write_text
 from symnet.cells import Cell
 from symnet.errors import UserError
 from symnet.experiment import AblationTable
@@ -78,7 +78,7 @@ def make_tables(
         write_text(out / name, text)
     files = [*(one.path for one in rounds), *sorted({cell.base(root) for cell in cells if cell.base(root).is_file()})]
     inputs = {path.relative_to(root).as_posix(): file_digest(path) for path in files}
-    write_json(out / "tables.json", {name: file_digest(out / name) for name in texts}, Provenance(stage=STAGE, inputs=inputs))
+    write_manifest(out / "tables.json", [out / name for name in texts], Provenance(stage=STAGE, inputs=inputs))
     return list(absent.values())
 
 
@@ -190,16 +190,16 @@ def main_printed(main: pd.DataFrame, rounds: Sequence[Round]) -> Printed:
 
 
 def format_table(path: Path) -> str:
-    """main.csv as plain text, one block per data set, shot, backbone and protocol. Raises `UserError` where it is not there."""
+    """main.csv as plain text, one block per data set, shot, backbone and protocol. Raises `UserError` where it is absent or not whole."""
     from rich import box  # here: only a terminal needs it
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run `symnet tables`, or the workflow to its end") from None
+    if not path.is_file():
+        raise UserError(f"{path}: not found; run `symnet tables`, or the workflow to its end")
+    read_manifest(path.with_name("tables.json"), STAGE)
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     console = Console(file=io.StringIO(), width=200, color_system=None)
     columns = [name for name in (rows[0] if rows else ()) if name in ("method", "variant", "mean", "std") or name.startswith("fold")]
     common = ("dataset", "shot", "backbone", "protocol", "seeds")
