@@ -5,8 +5,9 @@ that was killed and started again ends with the bytes of one that was not (on a 
 """
 
 import time
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,26 @@ import torch
 from torch import Tensor
 
 from symnet.artifacts import Provenance
-from symnet.base_learner import BaseLearner, load_base
+from symnet.base_learner import load_base
 from symnet.checkpoint import load_latest, load_tensors, save_state, save_tensors
 from symnet.config import Settings
 from symnet.data.episodes import TrainingEpisodes, holdout
-from symnet.data.folds import FoldList, read_fold_list
+from symnet.data.folds import read_fold_list
 from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
+from symnet.gradients import Gradients
 from symnet.journal import Journal
 from symnet.lease import Lease, hold
 from symnet.methods import METHODS, method_class
-from symnet.methods.base import Method
+from symnet.parallel import ALONE, Ranks, check_shares
 from symnet.prefetch import Stall
 from symnet.progress import progress
 from symnet.runtime import StopSignal
-from symnet.sources import Source, make_batch, open_source
-from symnet.steps import MicroBatch, micro_batches
+from symnet.sources import open_source
 from symnet.trainer import Trainer
 from symnet.validation import Validation, validation_episodes
-from symnet.watch import Watch, observe
+from symnet.watch import Watch
 
 STAGE = "train"
 
@@ -80,27 +81,87 @@ class Run:
     checkpoint_seconds: float = 300.0
 
 
+@dataclass
+class Keeper:
+    """What the first of the processes does for all: it holds the lease, writes the journal, and saves."""
+
+    run: Run
+    lease: Lease
+    journal: Journal
+    watch: Watch
+    selection: str
+    saved: float = field(default_factory=time.monotonic)
+
+    def see(self, trainer: Trainer, seen: dict[str, Tensor]) -> None:
+        """A step was made."""
+        self.lease.check()
+        self.watch.add(trainer.step, seen, last=trainer.step == trainer.steps)
+
+    def judge(self, trainer: Trainer, score: float) -> None:
+        """Keep the weights where they are the best so far."""
+        self.journal.log(trainer.step, **{f"{self.selection}.miou": score})
+        if trainer.best is None or score > trainer.best[0]:
+            trainer.best = (score, trainer.weights())
+
+    def save(self, trainer: Trainer, now: bool) -> None:
+        """Save the state: now, or if it is time."""
+        if now or time.monotonic() - self.saved > self.run.checkpoint_seconds:
+            self.lease.check()
+            meta = {"best": None if trainer.best is None else trainer.best[0], "parts": trainer.parts}
+            save_state(self.run.state, trainer.step, trainer.tensors(), meta, self.run.provenance)
+            self.saved = time.monotonic()
+
+
 def train(
-    settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, deadline: float | None = None
+    settings: Settings,
+    data_root: Path,
+    inputs: Inputs,
+    run: Run,
+    out: Path,
+    device: torch.device,
+    deadline: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train and write the selected weights to `out`; nothing is done where it is there already. Waits while another process trains the run.
 
-    Raises `Stopped` on a signal or the deadline, `Lost` where another process took over, `UserError` on bad input or NaN.
+    ranks: the processes that do this together, all with the same arguments.
+
+    Raises `Stopped` on a signal to one of them or the deadline, `Lost` where another process took over, `UserError` on bad input or NaN.
     """
     inputs.check(settings.protocol.selection)
-    with StopSignal(deadline) as stop:
-
-        def ask() -> None:
-            if stop.requested:
-                raise Stopped(f"{stop.reason} while another process trains this run")
-
-        with hold(run.state, ask) as lease:
-            if _is_made(out, run.provenance):
+    check_shares(settings.train, ranks.count)
+    with StopSignal(deadline) as stop, _hold(run.state, stop, ranks) as lease:
+        if _is_made(out, run.provenance):
+            if ranks.first:
                 print(f"{out}: there already, trained by another process with the same settings, code and inputs", flush=True)
-                return
-            for left in run.state.glob(".step-*.partial"):  # of a trainer killed while it saved
-                left.unlink()
-            _train(settings, data_root, inputs, run, out, device, stop, lease)
+            return
+        _train(settings, data_root, inputs, run, out, device, stop, lease, ranks)
+
+
+@contextmanager
+def _hold(state: Path, stop: StopSignal, ranks: Ranks) -> Iterator[Lease | None]:
+    """The lease of a run, for the first process to hold; the others wait until it does. Raises `Stopped` in all of them."""
+
+    def held(mine: bool = False) -> bool:
+        """Whether the first holds it. The others ask as often as it does."""
+        if ranks.any(stop.requested):
+            raise Stopped(f"{stop.reason or 'a signal'} while another process trains this run")
+        return ranks.any(mine)
+
+    def ask() -> None:
+        held()
+
+    if not ranks.first:
+        while not held():
+            pass
+        yield None
+        return
+    with hold(state, ask) as lease:
+        for left in state.glob(".step-*.partial"):  # of a trainer killed while it saved
+            left.unlink()
+        if ranks.count > 1:
+            held(True)
+        yield lease
 
 
 def _is_made(out: Path, provenance: Provenance) -> bool:
@@ -112,9 +173,17 @@ def _is_made(out: Path, provenance: Provenance) -> bool:
 
 
 def _train(
-    settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, stop: StopSignal, lease: Lease
+    settings: Settings,
+    data_root: Path,
+    inputs: Inputs,
+    run: Run,
+    out: Path,
+    device: torch.device,
+    stop: StopSignal,
+    lease: Lease | None,
+    ranks: Ranks,
 ) -> None:
-    """The run, from its last checkpoint on; the lease is ours."""
+    """The run, from its last checkpoint on; the lease is ours, or the first process's."""
     selection = settings.protocol.selection
     train_list, held = holdout(read_fold_list(inputs.train_list), settings.base.holdout, settings.base.seed)
     _, vectors = read_embeddings(inputs.embeddings)
@@ -128,80 +197,68 @@ def _train(
         tested = open_source(settings, data_root, "test", inputs.test_features, base, device, inputs.store)
     chosen_on = validation_episodes(settings, held, inputs.test_list, run.shots)
     size = settings.train.batch_size // settings.train.accumulate
-    validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size)
+    validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size, ranks)
     method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
     trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
     found = load_latest(run.state, STAGE, run.provenance.settings)
     if found is not None:
         trainer.load(*found)
-    tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps)}
-    lease.check()
-    journal = Journal(run.journal, run.provenance.settings, run.params, tags)
+    stall, keeper = Stall(source.device), None
+    if lease is not None:
+        lease.check()
+        tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps), "processes": str(ranks.count)}
+        journal = Journal(run.journal, run.provenance.settings, run.params, tags)
+        keeper = Keeper(run, lease, journal, Watch(journal, method.supervised, stall=stall.interval), selection)
+    episodes = TrainingEpisodes(train_list, run.shots, settings.train.seed, settings.train.class_sampling)
+    journal_of_first = None if keeper is None else keeper.journal
+    gradients = Gradients(trainer, base, source, episodes, torch.from_numpy(vectors), settings.train, ranks, stall, journal_of_first)
+    every = settings.train.validate_every or max(len(train_list.rows) // settings.train.batch_size, 1)
     try:
-        _loop(settings, trainer, base, source, train_list, validation, torch.from_numpy(vectors), run, journal, stop, lease)
+        _loop(trainer, gradients, validation, every, run, stop, keeper, ranks)
     except Stopped as reason:
-        journal.end("KILLED", str(reason))
+        if keeper:
+            keeper.journal.end("KILLED", str(reason))
         raise
     except (UserError, RuntimeError) as error:
-        journal.end("FAILED", str(error))
+        if keeper:
+            keeper.journal.end("FAILED", str(error))
         raise
+    stall.tell(f"train {run.method} {run.shots}-shot")
+    if keeper is None:
+        return
     weights = trainer.weights() if trainer.best is None else trainer.best[1]
     meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": selection}
     meta["model"] = settings.model.model_dump(mode="json") if "model" in METHODS[run.method].settings else None
     save_tensors(out, weights, meta | {"score": None if trainer.best is None else trainer.best[0]}, run.provenance)
-    journal.end("FINISHED")
+    keeper.journal.end("FINISHED")
 
 
 def _loop(
-    settings: Settings,
     trainer: Trainer,
-    base: BaseLearner,
-    source: Source,
-    train_list: FoldList,
+    gradients: Gradients,
     validation: Validation,
-    vectors: Tensor,
+    every: int,
     run: Run,
-    journal: Journal,
     stop: StopSignal,
-    lease: Lease,
+    keeper: Keeper | None,
+    ranks: Ranks,
 ) -> None:
-    """Steps from the trainer's position to the end."""
-    t = settings.train
-    every = t.validate_every or max(len(train_list.rows) // t.batch_size, 1)
-    stall = Stall(source.device)
-    watch = Watch(journal, trainer.method.supervised, stall=stall.interval)
-    saved = time.monotonic()
-    steps = range(trainer.step, trainer.steps)
-    episodes = TrainingEpisodes(train_list, run.shots, t.seed, t.class_sampling)
-    pieces = stall.watch(micro_batches(source, trainer.method, episodes, t, steps))
+    """Steps from the trainer's position to the end; a validation after `every` of them."""
     trainer.method.train()
-    for _ in progress(steps, len(steps), f"train {run.method} {run.shots}-shot, steps"):
-        seen: dict[str, Tensor] = {}
-        for piece in islice(pieces, t.accumulate):
-            for name, value in _gather(trainer.method, base, source, piece, vectors).items():
-                seen[name] = seen[name] + value if name in seen else value
+    steps = range(trainer.step, trainer.steps)
+    for _ in progress(steps, len(steps), f"train {run.method} {run.shots}-shot, steps") if keeper else steps:
+        seen = gradients.gather()
         trainer.advance()
-        lease.check()
-        watch.add(trainer.step, seen, last=trainer.step == trainer.steps)
+        if keeper:
+            keeper.see(trainer, seen)
         if validation.episodes and (trainer.step % every == 0 or trainer.step == trainer.steps):
             score = validation.score(trainer.method)
-            journal.log(trainer.step, **{f"{settings.protocol.selection}.miou": score})
-            if trainer.best is None or score > trainer.best[0]:
-                trainer.best = (score, trainer.weights())
-        if stop.requested or time.monotonic() - saved > run.checkpoint_seconds:
-            lease.check()
-            meta = {"best": None if trainer.best is None else trainer.best[0]}
-            save_state(run.state, trainer.step, trainer.tensors(), meta, run.provenance)
-            saved = time.monotonic()
-        if stop.requested and trainer.step < trainer.steps:
-            raise Stopped(f"{stop.reason} at step {trainer.step} of {trainer.steps}; its state is saved, run the same command again")
-    stall.tell(f"train {run.method} {run.shots}-shot")
-
-
-def _gather(method: Method, base: BaseLearner, source: Source, piece: MicroBatch, vectors: Tensor) -> dict[str, Tensor]:
-    """Add the gradients of a micro-batch to those of its step. Returns what was seen; features and graph are freed with this frame."""
-    batch = make_batch(piece.episodes, source.features(piece.loaded), vectors, base.classes)
-    divisors = None if piece.divisors is None else piece.divisors.to(batch.query_mask.device)
-    objective, parts, outputs = method.losses(base.backbone, batch, divisors)
-    objective.backward()
-    return observe(objective, parts, outputs, batch.query_mask)
+            if keeper:
+                keeper.judge(trainer, score)
+        stopping = ranks.any(stop.requested)
+        if keeper:
+            keeper.save(trainer, now=stopping)
+        if stopping and trainer.step < trainer.steps:
+            ranks.any(True)  # nobody leaves before the first has saved: torchrun then ends the rest
+            reason = stop.reason or "a signal to another process"
+            raise Stopped(f"{reason} at step {trainer.step} of {trainer.steps}; its state is saved, run the same command again")

@@ -15,6 +15,7 @@ class Trainer:
 
     def __init__(self, method: Method, settings: Settings, steps: int) -> None:
         self.method, self.settings, self.steps, self.step = method, settings.train, steps, 0
+        self.parts = settings.train.accumulate  # micro-batches a step and process; more where memory was short
         self.best: tuple[float, dict[str, Tensor]] | None = None
         t = settings.train
         self.parameters = [p for p in method.parameters() if p.requires_grad]
@@ -39,9 +40,7 @@ class Trainer:
             momentum = self.optimiser.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 found[f"momentum.{i}"] = momentum
-        found["generator.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            found["generator.cuda"] = torch.cuda.get_rng_state()
+        found |= self.generators()
         if self.best is not None:
             found |= {f"best.{n}": v for n, v in self.best[1].items()}
         return found
@@ -56,8 +55,17 @@ class Trainer:
         for i, parameter in enumerate(self.parameters):
             if f"momentum.{i}" in tensors:
                 self.optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{i}"].to(parameter.device)
-        torch.set_rng_state(tensors["generator.cpu"])
-        if torch.cuda.is_available() and "generator.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["generator.cuda"])
-        self.step = meta["step"]
+        self.restore(tensors)
+        self.step, self.parts = meta["step"], meta["parts"]
         self.best = None if meta["best"] is None else (meta["best"], part("best."))
+
+    def generators(self) -> dict[str, Tensor]:
+        """State of the global generators, which dropout draws from."""
+        found = {"generator.cpu": torch.get_rng_state()}
+        return found | ({"generator.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+    def restore(self, generators: dict[str, Tensor]) -> None:
+        """Put the global generators back to what `generators` gave; a state saved without a GPU leaves that of one alone."""
+        torch.set_rng_state(generators["generator.cpu"])
+        if torch.cuda.is_available() and "generator.cuda" in generators:
+            torch.cuda.set_rng_state(generators["generator.cuda"])
