@@ -36,7 +36,8 @@ from symnet.validation import Validation
 from tests.bench import CPU, Bench
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
-STEPS: dict[str, Any] = {"steps": 4, "batch_size": 4, "validation_episodes": 6, "validate_every": 2}
+STEPS: dict[str, Any] = {"steps": 4, "batch_size": 4, "selection": "last"}
+JUDGED: dict[str, Any] = STEPS | {"selection": "base_val", "validation_episodes": 6, "validate_every": 2}
 PLAIN = SymNetMethod.losses
 
 
@@ -47,9 +48,10 @@ def without_dropout(patch: pytest.MonkeyPatch) -> None:
 
 def short_of_memory(episodes: int, *args: Any) -> Any:
     """Losses of a method on a device that has room for so many episodes at a time."""
+    found = PLAIN(*args)
     if len(args[2].query_mask) > episodes:
         raise torch.OutOfMemoryError("CUDA out of memory")
-    return PLAIN(*args)
+    return found
 
 
 def method_short_of_memory(patch: pytest.MonkeyPatch, episodes: int) -> None:
@@ -71,6 +73,7 @@ def scenarios(bench: Bench, folder: Path, ranks: Ranks) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         without_dropout(patch)
         bench.train(folder / "two.safetensors", ranks=ranks, **STEPS)
+        bench.train(folder / "judged.safetensors", ranks=ranks, **JUDGED)
         bench.train(folder / "images.safetensors", replace(bench.inputs, features=None), ranks=ranks, **(STEPS | {"steps": 2}))
         bench.train(folder / "two-by-two.safetensors", ranks=ranks, accumulate=2, **STEPS)
         with pytest.MonkeyPatch.context() as inner:
@@ -172,11 +175,13 @@ def test_two_processes_give_the_bits_of_two_parts(two: Path, alone: Callable[...
 
 
 def test_the_first_process_tells_of_the_whole_batch(two: Path, alone: Callable[..., Path]) -> None:
-    run, other = (read_journal(path.with_suffix(".jsonl"))[-1] for path in (two / "two.safetensors", alone()))
+    paths = two / "judged.safetensors", alone(**JUDGED)
+    run, other = (read_journal(path.with_suffix(".jsonl"))[-1] for path in paths)
     assert (run.tags["processes"], other.tags["processes"]) == ("2", "1")
     for name in ("loss", "loss.meta", "loss.triplet", "foreground.truth", "foreground.ensemble", "prior_entropy"):
         assert run.metrics[name][4][0] == pytest.approx(other.metrics[name][4][0], rel=1e-5), name
     assert list(run.metrics["base_val.miou"]) == [2, 4]
+    assert_close(*paths)
 
 
 def test_validation_is_shared_and_scores_the_same(two: Path) -> None:
@@ -234,11 +239,12 @@ def test_short_of_memory_a_step_is_begun_again_in_parts(
 def test_memory_that_runs_short_later_loses_no_step_and_is_remembered(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of a step that was cut already; and a resumed run goes on as it was."""
+    """Nor adds a part twice, where it runs short between two; and a resumed run goes on as it was."""
     calls = iter(range(1000))
 
     def losses(*args: Any) -> Any:
-        return short_of_memory(4 if next(calls) < 2 else 2, *args)
+        call = next(calls)
+        return short_of_memory(4 if call < 2 else 2 if call < 4 else 1, *args)
 
     without_dropout(monkeypatch)
     whole = bench.train(tmp_path / "whole.safetensors", **STEPS)
@@ -247,12 +253,12 @@ def test_memory_that_runs_short_later_loses_no_step_and_is_remembered(
         stops(patch, [False, False, True])
         with pytest.raises(train.Stopped, match="at step 3 of 4"):
             bench.train(tmp_path / "late.safetensors", **STEPS)
-    assert next(calls) == 2 + 1 + 2  # two whole steps, one that failed, two parts of it
+    assert next(calls) == 2 + 1 + 2 + 4  # two whole steps; one that was too much whole, then at its second half; its quarters
     late = bench.train(tmp_path / "late.safetensors", **STEPS)
-    assert next(calls) == 5 + 1 + 2
+    assert next(calls) == 10 + 4
     assert_close(whole, late)
     (run,) = read_journal(tmp_path / "late.jsonl")
-    assert list(run.metrics["parts"]) == [3]
+    assert {step: value for step, (value, _) in run.metrics["parts"].items()} == {3: 4.0}
 
 
 def test_nothing_left_to_divide_is_told(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
