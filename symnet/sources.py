@@ -86,12 +86,13 @@ class CacheSource:
         """Columns of the cache, in order."""
         rows = [self._row(request) for request in requests]
         names = ("mask", "placed", "original", *(["base"] if self._blocks is None else []))
-        return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self._blocks)}
+        return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self._blocks)} | self.cache.scales(rows, self._blocks)
 
     def features(self, loaded: dict[str, Tensor]) -> Features:
         """To the device, as float32."""
         on = {name: value.to(self.device) for name, value in loaded.items()}
-        return Features(self.cache.split(on["maps"], self._blocks), on.get("base"), on["mask"], on["placed"], on["original"])
+        maps = self.cache.split(on["maps"], self._blocks, on.get("scales"))
+        return Features(maps, on.get("base"), on["mask"], on["placed"], on["original"])
 
     def only(self, blocks: Sequence[int]) -> "CacheSource":
         """The same cache, of which nothing else is read."""

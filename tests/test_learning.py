@@ -1,6 +1,7 @@
 """From lists to counts in one process, on a handful of drawn images: cache, base learner, evaluation."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from symnet.artifacts import Provenance, file_digest, read_json
 from symnet.backbones.base import Backbone, Levels
 from symnet.base_learner import BaseLearner, load_base, train_base
 from symnet.cells import Cell
+from symnet.checkpoint import load_tensors
 from symnet.cli import app
-from symnet.data.episodes import make_manifest, read_manifest, write_manifest
+from symnet.data.episodes import TrainingEpisodes, make_manifest, read_manifest, write_manifest
 from symnet.data.folds import read_fold_list
 from symnet.data.readers import open_reader
 from symnet.data.transforms import augment
@@ -23,10 +25,57 @@ from symnet.errors import UserError
 from symnet.features import FIXED, FeatureCache, make_features, make_view
 from symnet.model.base import PSPHead
 from symnet.sources import CacheSource, ImageSource, make_batch, requests_of
-from symnet.stages import slice_settings
+from symnet.stages import restrict, slice_settings
 from tests.bench import CPU, Bench
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
+
+
+def test_int8_maps_are_off_by_half_a_step_of_their_channel() -> None:
+    maps = [torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(1)) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]]
+    maps.append(torch.relu(torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(2))))
+    maps[1][0, 1] = 7.0  # a channel of one number
+    numbers, scales = features.quantised(maps)
+    assert (numbers.dtype, numbers.shape, scales.shape) == (torch.uint8, (2, 60 + 18), (2, 2, 5))
+    cache = FeatureCache.__new__(FeatureCache)
+    cache.shapes = [[3, 4, 5], [2, 3, 3]]
+    found = cache.split(numbers, None, scales)
+    for one, other in zip(found, maps, strict=True):
+        reach = other.flatten(2).amax(2) - other.flatten(2).amin(2)
+        assert ((one - other).flatten(2).abs().amax(2) <= reach / 510 * 1.001).all()
+    assert torch.equal(found[1] == 0, maps[1] == 0)
+    assert (found[1][0, 1] == 7).all()
+    (second,) = cache.split(numbers[:, 60:], [1], scales[:, :, 3:])
+    assert torch.equal(second, found[1])
+
+
+def test_an_int8_cache_of_views_is_close_and_test_features_stay_as_they_are(bench: Bench, tmp_path: Path) -> None:
+    experiment = bench.experiment.settings("shapes", 0)
+    small = experiment.model_copy(update={"features": experiment.features.model_copy(update={"train_dtype": "int8"})})
+    sizes = {}
+    for split in ("train", "test"):
+        arguments = bench.root, bench.list(split), split, bench.inputs.base, tmp_path / f"{split}.json", CPU, Provenance(stage="features")
+        make_features(restrict(small, f"features_{split}"), *arguments)
+        sizes[split] = [
+            sum(path.stat().st_size for path in folder.glob(f"{name}-*/*.h5"))
+            for folder, name in ((tmp_path, split), (bench.root, f"features_{split}"))
+        ]
+    assert sizes["test"][0] == sizes["test"][1]
+    cache, exact = FeatureCache(tmp_path / "train.json"), FeatureCache(bench.root / "features_train.json")
+    rows = range(len(exact.rows))
+    maps = cache.maps(rows)
+    assert (maps.dtype, maps.nbytes) == (torch.uint8, exact.maps(rows).nbytes // 4)
+    for one, other in zip(cache.split(maps, None, **cache.scales(rows)), exact.split(exact.maps(rows)), strict=True):
+        assert 0 < (one - other).norm() < 0.01 * other.norm()
+    assert json.loads((tmp_path / "train.json").read_text())["payload"]["dtype"] == "float32"  # of what is read
+    drawn = TrainingEpisodes(read_fold_list(bench.list("train")), 1, 1, "image")
+    held = {image for image, view in cache.rows if view == FIXED}
+    episodes = [e for e in (drawn[i] for i in range(40)) if not held & {e.query, *e.supports}][:3]
+    source = CacheSource(tmp_path / "train.json", CPU)
+    whole, few = (one.features(one.load(requests_of(episodes, (1, 0)))) for one in (source, source.only([1, 4])))
+    assert all(torch.equal(few.maps[i], whole.maps[block]) for i, block in enumerate((1, 4)))
+    out = bench.train(tmp_path / "out.safetensors", replace(bench.inputs, features=tmp_path / "train.json"))
+    assert load_tensors(out, "train")[1]["steps"] == 6
 
 
 def test_cached_and_recomputed_features_are_the_same(bench: Bench) -> None:
