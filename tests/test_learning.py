@@ -24,7 +24,8 @@ from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.features import FIXED, FeatureCache, make_features, make_view
 from symnet.model.base import PSPHead
-from symnet.sources import CacheSource, ImageSource, make_batch, requests_of
+from symnet.rates import Rates, measure
+from symnet.sources import CacheSource, DeviceImageSource, ImageSource, Request, ViewSource, make_batch, open_source, requests_of
 from symnet.stages import restrict, slice_settings
 from tests.bench import CPU, Bench
 
@@ -311,3 +312,94 @@ def test_a_base_learner_is_measured_by_class(bench: Bench) -> None:
 def test_labels_of_the_base_learner() -> None:
     mask = torch.tensor([[0, 1, 2], [3, 255, 7]], dtype=torch.uint8).numpy()
     assert base_learner.base_labels(mask, (2, 7)).tolist() == [[0, 0, 1], [0, 255, 2]]
+
+
+# --- views that are kept, or computed when they are asked for
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"), [((0.8, 0.8, 0.1), True), ((0.8, 0.08, 0.1), True), ((0.08, 0.04, 0.1), False), ((4.0, 0.01, 0.9), True)]
+)
+def test_what_the_machine_does_faster_is_done(tmp_path: Path, seconds: tuple[float, float, float], kept: bool) -> None:
+    """Eight images take so long to be loaded by one of four threads, computed, and read."""
+    load, compute, read = seconds
+    now, told = [0.0], []
+
+    def clock() -> float:
+        """Reading is what happens between two looks at the clock without another word."""
+        if told and told.pop() == "asked":
+            now[0] += read
+        told.append("asked")
+        return now[0]
+
+    def work(took: float) -> None:
+        told.clear()
+        told.append("worked")
+        now[0] += took
+
+    maps = np.zeros((8, 100), np.float16)
+    rates = measure(8, lambda: work(load), 4, lambda: work(compute), maps, tmp_path / "new", CPU, clock)
+    assert (rates.loaded, rates.computed) == pytest.approx((32 / load, 8 / compute))
+    assert rates.read == pytest.approx(8 / read)
+    assert rates.keep is kept
+    assert str(rates).startswith("maps of training views are " + ("kept in the cache: " if kept else "not kept, training computes them: "))
+    assert f"{8 / read:.3g} images/s read, {8 / compute:.3g}/s computed" in str(rates)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [ImageSource, DeviceImageSource])
+def test_views_that_are_not_kept_are_the_views_of_the_cache(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[ImageSource]
+) -> None:
+    experiment = bench.experiment.settings("shapes", 0)
+    auto = experiment.model_copy(update={"features": experiment.features.model_copy(update={"train_cache": "auto"})})
+    out = tmp_path / "features_train.json"
+    arguments = bench.root, bench.list("train"), "train", bench.inputs.base, out, CPU, Provenance(stage="features")
+    monkeypatch.setattr(features, "measure", lambda *_: Rates(loaded=90, computed=80, read=70))
+    make_features(restrict(auto, "features_train"), *arguments)
+    assert "70 images/s read, 80/s computed, 90/s loaded" in capsys.readouterr().out
+    shards = next(tmp_path.glob("features_train-*"))
+    size = sum(path.stat().st_size for path in shards.glob("*.h5"))
+    assert size < 0.1 * sum(path.stat().st_size for path in bench.root.glob("features_train-*/*.h5"))
+
+    base, settings = load_base(bench.inputs.base).to(CPU), bench.settings("train", "symnet")
+    opened = open_source(settings, bench.root, "train", out, base, CPU)
+    assert isinstance(opened, ViewSource)
+    reader = open_reader(settings.data, settings.protocol, bench.root)
+    source, cache = ViewSource(out, kind(settings, reader, "train", base, CPU)), CacheSource(bench.inputs.features, CPU)
+    drawn = TrainingEpisodes(read_fold_list(bench.list("train")), 1, 1, "image")
+    held = [image for image, view in cache.cache.rows if view == FIXED]
+    episodes = [e for e in (drawn[i] for i in range(40)) if not {*held} & {e.query, *e.supports}][:4]
+    for requests in (requests_of(episodes, (1, 0)), [Request(image, 1) for image in held[:3]]):
+        found, expected = (one.features(one.load(requests)) for one in (source, cache))
+        few = source.only([2]).features(source.only([2]).load(requests))
+        assert torch.equal(found.mask, expected.mask)
+        assert torch.equal(source.masks(requests), expected.mask)
+        close = {"rtol": 1e-4, "atol": 1e-4} if kind is ImageSource else {"rtol": 0.02, "atol": 0.02}
+        for one, other in zip([*found.maps, found.base, *few.maps], [*expected.maps, expected.base, expected.maps[2]], strict=True):
+            torch.testing.assert_close(one, other, **close)
+
+    monkeypatch.setattr(features, "measure", lambda *_: Rates(loaded=90, computed=60, read=70))
+    make_features(restrict(auto, "features_train"), *arguments)  # on another machine
+    assert isinstance(open_source(settings, bench.root, "train", out, base, CPU), CacheSource)
+    assert not shards.exists()
+    again = CacheSource(out, CPU)
+    requests = requests_of(episodes, (1, 0))
+    assert torch.equal(again.load(requests)["maps"], cache.load(requests)["maps"])
+
+
+def test_training_on_views_that_are_not_kept_is_training_on_the_cache(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = bench.experiment.settings("shapes", 0)
+    auto = experiment.model_copy(update={"features": experiment.features.model_copy(update={"train_cache": "auto"})})
+    monkeypatch.setattr(features, "measure", lambda *_: Rates(loaded=9, computed=8, read=7))
+    arguments = bench.root, bench.list("train"), "train", bench.inputs.base, tmp_path / "thin.json", CPU, Provenance(stage="features")
+    make_features(restrict(auto, "features_train"), *arguments)
+    inputs = replace(bench.inputs, features=tmp_path / "thin.json")
+    one, other = (
+        load_tensors(bench.train(tmp_path / f"{name}.safetensors", which, steps=3, selection="last"), "train")[0]
+        for name, which in (("cache", None), ("views", inputs))
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5, msg=name)
