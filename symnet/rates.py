@@ -1,7 +1,8 @@
 """Whether the maps of training views are kept in a cache, or computed whenever they are asked for: what this machine does faster.
 
 Both are the same views of the same images, so the choice changes no more than the rounding of the cache's number format. Views that are
-never the same twice (`features.train_views: 0`) are another training: that is the user's to choose, and never a machine's.
+never the same twice (`features.train_views: 0`) are another training: that is the user's to choose, and never a machine's. `Advisor` tells
+what it costs.
 """
 
 import statistics
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 
 REPEATS = 3
+FIRST, LAST = 3, 23  # of a run's steps, those after which its pace is taken
+PAYS = 1.5  # how much faster cached views have to be for advice
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,30 @@ def measure(
                 torch.from_numpy(file["maps"][:]).to(device).float()
 
         return Rates(loaded, computed, count / seconds(read))
+
+
+class Advisor:
+    """Tells, once, where a run that computes all features anew would be much faster on cached views."""
+
+    def __init__(self, images: int, rates: Callable[[], Rates], clock: Callable[[], float] = time.monotonic) -> None:
+        """images: of a step; rates: measures them, when it is time."""
+        self.images, self.rates, self.clock = images, rates, clock
+        self._steps, self._since = 0, 0.0
+
+    def step(self) -> str:
+        """A step was made. Returns what is to be told: mostly nothing."""
+        self._steps += 1
+        if self._steps == FIRST:
+            self._since = self.clock()
+        if self._steps != LAST:
+            return ""
+        took = (self.clock() - self._since) / (LAST - FIRST)
+        rates = self.rates()
+        backbone, reading = self.images / rates.computed, self.images / rates.read
+        cached = max(took - backbone, reading, took / 20)
+        if took < PAYS * cached:
+            return ""
+        return (
+            f"a step takes {took:.3g} s, {min(backbone, took):.3g} of them for the backbone. With cached views (features.train_views: 1 or "
+            f"more; {rates.read:.3g} images/s read here) it would take about {cached:.2g}; they are fixed, which is another training"
+        )

@@ -4,34 +4,34 @@ Everything a step does is a function of its number, the weights and the generato
 that was killed and started again ends with the bytes of one that was not (on a CPU with the same number of threads).
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from symnet.artifacts import Provenance
-from symnet.base_learner import load_base
-from symnet.checkpoint import load_latest, load_tensors, save_state, save_tensors
+from symnet.base_learner import BaseLearner, load_base
+from symnet.checkpoint import load_latest, load_tensors, save_tensors
 from symnet.config import Settings
 from symnet.data.episodes import TrainingEpisodes, holdout
 from symnet.data.folds import read_fold_list
 from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
+from symnet.features import forward
 from symnet.gradients import Gradients
 from symnet.journal import Journal
+from symnet.keeper import Keeper, Run
 from symnet.lease import Lease, hold
 from symnet.methods import METHODS, method_class
 from symnet.parallel import ALONE, Ranks, check_shares
 from symnet.prefetch import Stall
 from symnet.progress import progress
+from symnet.rates import Advisor, Rates, measure
 from symnet.runtime import StopSignal
-from symnet.sources import open_source
+from symnet.sources import Source, open_source
 from symnet.trainer import Trainer
 from symnet.validation import Validation, validation_episodes
 from symnet.watch import Watch
@@ -66,50 +66,6 @@ class Inputs:
             )
         if selection != "test_best" and (self.test_list or self.test_features):
             raise UserError(f"--test-list, --test-features: found one, but protocol.selection is {selection}; only test_best reads them")
-
-
-@dataclass(frozen=True)
-class Run:
-    """Who is trained, where its state and journal lie, and how often it is saved."""
-
-    method: str
-    shots: int
-    state: Path
-    journal: Path
-    provenance: Provenance
-    params: dict[str, Any]
-    checkpoint_seconds: float = 300.0
-
-
-@dataclass
-class Keeper:
-    """What the first of the processes does for all: it holds the lease, writes the journal, and saves."""
-
-    run: Run
-    lease: Lease
-    journal: Journal
-    watch: Watch
-    selection: str
-    saved: float = field(default_factory=time.monotonic)
-
-    def see(self, trainer: Trainer, seen: dict[str, Tensor]) -> None:
-        """A step was made."""
-        self.lease.check()
-        self.watch.add(trainer.step, seen, last=trainer.step == trainer.steps)
-
-    def judge(self, trainer: Trainer, score: float) -> None:
-        """Keep the weights where they are the best so far."""
-        self.journal.log(trainer.step, **{f"{self.selection}.miou": score})
-        if trainer.best is None or score > trainer.best[0]:
-            trainer.best = (score, trainer.weights())
-
-    def save(self, trainer: Trainer, now: bool) -> None:
-        """Save the state: now, or if it is time."""
-        if now or time.monotonic() - self.saved > self.run.checkpoint_seconds:
-            self.lease.check()
-            meta = {"best": None if trainer.best is None else trainer.best[0], "parts": trainer.parts}
-            save_state(self.run.state, trainer.step, trainer.tensors(), meta, self.run.provenance)
-            self.saved = time.monotonic()
 
 
 def train(
@@ -214,7 +170,9 @@ def _train(
     gradients = Gradients(trainer, base, source, episodes, torch.from_numpy(vectors), settings.train, ranks, stall, journal_of_first)
     every = settings.train.validate_every or max(len(train_list.rows) // settings.train.batch_size, 1)
     try:
-        _loop(trainer, gradients, validation, every, run, stop, keeper, ranks)
+        advisor = Advisor(settings.train.batch_size // ranks.count * (1 + run.shots), lambda: _rates(source, base, settings, run.state))
+        advised = advisor if keeper and inputs.features is None else None
+        _loop(trainer, gradients, validation, every, run, stop, keeper, ranks, advised)
     except Stopped as reason:
         if keeper:
             keeper.journal.end("KILLED", str(reason))
@@ -242,6 +200,7 @@ def _loop(
     stop: StopSignal,
     keeper: Keeper | None,
     ranks: Ranks,
+    advisor: Advisor | None,
 ) -> None:
     """Steps from the trainer's position to the end; a validation after `every` of them."""
     trainer.method.train()
@@ -251,6 +210,8 @@ def _loop(
         trainer.advance()
         if keeper:
             keeper.see(trainer, seen)
+        if advisor and (advice := advisor.step()):
+            print(f"train: {advice}", flush=True)
         if validation.episodes and (trainer.step % every == 0 or trainer.step == trainer.steps):
             score = validation.score(trainer.method)
             if keeper:
@@ -262,3 +223,11 @@ def _loop(
             ranks.any(True)  # nobody leaves before the first has saved: torchrun then ends the rest
             reason = stop.reason or "a signal to another process"
             raise Stopped(f"{reason} at step {trainer.step} of {trainer.steps}; its state is saved, run the same command again")
+
+
+@torch.no_grad()
+def _rates(source: Source, base: BaseLearner, settings: Settings, folder: Path) -> Rates:
+    """Of this machine, on two images of nothing."""
+    images = torch.zeros(2, 3, settings.pixels.size, settings.pixels.size, device=source.device)
+    maps = torch.cat([m.flatten(1) for m in base.backbone(images)], 1).half().cpu().numpy()
+    return measure(2, lambda: None, 1, lambda: forward(base, images), maps, folder, source.device)

@@ -16,6 +16,7 @@ from symnet.data.shapes import draw_shapes
 from symnet.embeddings import make_embeddings
 from symnet.experiment import Experiment, make_experiment
 from symnet.features import make_features
+from symnet.keeper import Run
 from symnet.parallel import ALONE, Ranks
 from symnet.stages import restrict
 from tests.workflow.conftest import TINY
@@ -54,7 +55,7 @@ class Bench:
         Its state lies in the folder, its journal in the .jsonl of the same name.
         """
         provenance = Provenance(stage="train", settings="s")
-        run = train.Run("symnet", 1, out.with_suffix(""), out.with_suffix(".jsonl"), provenance, {}, checkpoint_seconds)
+        run = Run("symnet", 1, out.with_suffix(""), out.with_suffix(".jsonl"), provenance, {}, checkpoint_seconds)
         train.train(self.settings("train", "symnet", **settings), self.root, inputs or self.inputs, run, out, CPU, ranks=ranks)
         return out
 

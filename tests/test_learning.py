@@ -1,6 +1,7 @@
 """From lists to counts in one process, on a handful of drawn images: cache, base learner, evaluation."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from symnet import base_learner, evaluate, features
+from symnet import base_learner, evaluate, features, train
 from symnet.artifacts import Provenance, file_digest, read_json
 from symnet.backbones.base import Backbone, Levels
 from symnet.base_learner import BaseLearner, load_base, train_base
@@ -24,7 +25,7 @@ from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.features import FIXED, FeatureCache, make_features, make_view
 from symnet.model.base import PSPHead
-from symnet.rates import Rates, measure
+from symnet.rates import Advisor, Rates, measure
 from symnet.sources import CacheSource, DeviceImageSource, ImageSource, Request, ViewSource, make_batch, open_source, requests_of
 from symnet.stages import restrict, slice_settings
 from tests.bench import CPU, Bench
@@ -403,3 +404,40 @@ def test_training_on_views_that_are_not_kept_is_training_on_the_cache(
     )
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("computed", "read", "told"),
+    [
+        (20.0, 400.0, "a step takes 1 s, 0.8 of them for the backbone. With cached views .*400 images/s read here.* would take about 0.2;"),
+        (20.0, 20.0, ""),  # nor from a cache would it be much faster
+        (2000.0, 4000.0, ""),  # the backbone is not what takes the time
+        (10.0, 4000.0, "a step takes 1 s, 1 of them for the backbone. .* about 0.05;"),
+    ],
+)
+def test_a_run_that_would_be_faster_on_cached_views_is_told_once(computed: float, read: float, told: str) -> None:
+    clock = iter(float(i) for i in range(0, 100, 20))  # asked at its third step and at its twenty-third
+    advisor = Advisor(16, lambda: Rates(0.0, computed, read), lambda: next(clock))
+    lines = [advisor.step() for _ in range(60)]
+    assert [number for number, line in enumerate(lines, start=1) if line] == [23] * bool(told)
+    assert re.match(told, lines[22])
+
+
+def test_a_run_on_images_measures_and_one_on_a_cache_does_not(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advised: list[tuple[int, Rates]] = []
+
+    class Told(Advisor):
+        def step(self) -> str:
+            advised.append((self.images, self.rates()))
+            return "by the backbone"
+
+    monkeypatch.setattr(train, "Advisor", Told)
+    bench.train(tmp_path / "cache.safetensors", steps=1, batch_size=2, selection="last")
+    assert advised == []
+    bench.train(tmp_path / "images.safetensors", replace(bench.inputs, features=None), steps=1, batch_size=2, selection="last")
+    ((images, rates),) = advised
+    assert images == 4
+    assert min(rates.computed, rates.read) > 0
+    assert "train: by the backbone" in capsys.readouterr().out

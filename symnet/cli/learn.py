@@ -147,9 +147,10 @@ def train(
 
     Example: see the command that `snakemake -np all` prints for rule train_method.
     """
+    from symnet.keeper import Run
     from symnet.launch import can_launch, join, launch
     from symnet.lease import Lost
-    from symnet.train import Inputs, Run, Stopped
+    from symnet.train import Inputs, Stopped
     from symnet.train import train as train_
 
     settings, method = job_of(config, "train", dataset, fold, row, method)
