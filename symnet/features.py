@@ -196,7 +196,7 @@ def quantised(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     of an image's channel, and one more for a 255th of its range. So an exact zero of a map after a ReLU stays one.
     """
     numbers, scales = [], []
-    for values in maps:
+    for values in (m.float() for m in maps):
         low, high = values.flatten(2).aminmax(dim=2)  # [n, C]
         step = (high - low) / 255
         places = (values - low[..., None, None]) / step.where(step > 0, 1.0)[..., None, None]
