@@ -2,8 +2,9 @@
 
 A cache is a manifest (a JSON artifact, the declared output) and `symnet.shards` beside it. One row is one view of one image: `view` -1
 is the fixed test transform, 0.. are seeded augmentations. Its columns: `maps` [N], the numbers of all block maps in turn (their sides may
-differ; the manifest's `shapes` [[C, H, W], ...] split them again); `base` [1 + n, H, W], the base learner's logits; `mask` [S, S], the
-index mask after the same transform; `placed` and `original`, (height, width) in and before it.
+differ; the manifest's `shapes` [[C, H, W], ...] split them again), where they are 8 bits each with `scales` [2, sum of C]; `base`
+[1 + n, H, W], the base learner's logits; `mask` [S, S], the index mask after the same transform; `placed` and `original`, (height, width)
+in and before it. A training cache may hold neither maps nor logits (`kept` false): then who reads it computes them.
 """
 
 import math
@@ -24,12 +25,14 @@ from symnet.data.readers import Reader, Split, open_reader
 from symnet.data.stored import Store
 from symnet.data.transforms import augment, fit, only_classes
 from symnet.errors import UserError
+from symnet.rates import measure
 from symnet.shards import Columns, Shards, remove_others, write_shards
 
 STAGE = "features"
 FIXED = -1
 SHARD_BYTES = 1 << 28
 BATCH = 8  # images that pass the backbone together
+LOADERS = 4  # threads that read images for training
 
 Row = tuple[str, int]  # image, view
 
@@ -119,40 +122,65 @@ def make_features(
     base = load_base(base_file).to(device)
     reader = open_reader(settings.data, settings.protocol, data_root, store=store)
     size = settings.pixels.size
-    key = digest([provenance.settings, provenance.code, provenance.inputs, split])[:12]
     with torch.no_grad():
         shapes = [m.shape[1:] for m in base.backbone(torch.zeros(1, 3, size, size, device=device))]
-    bytes_a_batch = BATCH * sum(shape.numel() for shape in shapes) * np.dtype(settings.features.dtype).itemsize
+    dtype = (split == "train" and settings.features.train_dtype) or settings.features.dtype
+    bytes_a_batch = BATCH * sum(shape.numel() for shape in shapes) * np.dtype(dtype).itemsize
     batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
 
-    def columns(rows: Sequence[Row]) -> Columns:
-        return _columns(
-            settings.features.dtype, rows, [make_view(settings, reader, split, row, base.classes) for row in rows], base, device
-        )
+    def views(rows: Sequence[Row]) -> list[View]:
+        return [make_view(settings, reader, split, row, base.classes) for row in rows]
 
+    kept = True
+    if split == "train" and settings.features.train_cache == "auto":
+        first = views(batches[0])
+        maps = _maps(dtype, batches[0], compute(base, first, device)[0])["maps"]
+        again = (lambda: views(batches[0])), LOADERS, (lambda: compute(base, first, device))
+        rates = measure(len(first), *again, maps, out.parent, device)
+        print(rates, flush=True)
+        kept = rates.keep
+
+    def columns(rows: Sequence[Row]) -> Columns:
+        found = views(rows)
+        return _masks(found) | (_maps_and_logits(dtype, rows, found, base, device) if kept else {})
+
+    key = digest([provenance.settings, provenance.code, provenance.inputs, split, kept])[:12]
     payload = {
         "split": split,
         "rows": [list(row) for row in rows],
         "shapes": [list(shape) for shape in shapes],
         "side": base.backbone.side(size),
         "size": size,
-        "dtype": settings.features.dtype,
+        "dtype": "float32" if dtype == "int8" else dtype,  # of what is read
+        "kept": kept,
         "shards": write_shards(out, key, batches, columns, max(1, SHARD_BYTES // bytes_a_batch), f"features, {split}"),
     }
     write_json(out, payload, provenance)
     remove_others(out, key)
 
 
-def _columns(dtype: str, rows: Sequence[Row], views: Sequence[View], base: BaseLearner, device: torch.device) -> Columns:
-    """The columns of rows whose `views` these are."""
-    maps, logits = compute(base, views, device)
+def _masks(views: Sequence[View]) -> Columns:
+    """The columns that need no backbone."""
     return {
-        "maps": as_numbers(torch.cat([m.flatten(1) for m in maps], 1), dtype, f"features of {rows[0][0]}..{rows[-1][0]}"),
-        "base": logits.float().cpu().numpy(),
         "mask": torch.stack([view.mask for view in views]).numpy(),
         "placed": np.array([view.placed for view in views], np.int32),
         "original": np.array([view.original for view in views], np.int32),
     }
+
+
+def _maps_and_logits(dtype: str, rows: Sequence[Row], views: Sequence[View], base: BaseLearner, device: torch.device) -> Columns:
+    """The other columns of rows whose `views` these are."""
+    maps, logits = compute(base, views, device)
+    return _maps(dtype, rows, maps) | {"base": logits.float().cpu().numpy()}
+
+
+def _maps(dtype: str, rows: Sequence[Row], maps: Sequence[Tensor]) -> Columns:
+    """Block maps [n, C_i, H_i, W_i] as they are kept. Raises `UserError` where a number is not finite."""
+    what = f"features of {rows[0][0]}..{rows[-1][0]}"
+    found = as_numbers(torch.cat([m.flatten(1) for m in maps], 1), "float32" if dtype == "int8" else dtype, what)
+    if dtype != "int8":
+        return {"maps": found}
+    return {name: value.cpu().numpy() for name, value in zip(("maps", "scales"), quantised(maps), strict=True)}
 
 
 def as_numbers(values: Tensor, dtype: str, what: str) -> np.ndarray:
@@ -161,6 +189,25 @@ def as_numbers(values: Tensor, dtype: str, what: str) -> np.ndarray:
     if not np.isfinite(found).all():
         raise UserError(f"{what}: not finite as {dtype}; set features.dtype to float32")
     return found
+
+
+def quantised(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Block maps [n, C_i, H_i, W_i] -> their numbers in turn as uint8 [n, N], and scales [n, 2, sum of C]: 0 stands for the least number
+    of an image's channel, and one more for a 255th of its range. So an exact zero of a map after a ReLU stays one.
+    """
+    numbers, scales = [], []
+    for values in (m.float() for m in maps):
+        low, high = values.flatten(2).aminmax(dim=2)  # [n, C]
+        step = (high - low) / 255
+        places = (values - low[..., None, None]) / step.where(step > 0, 1.0)[..., None, None]
+        numbers.append(places.round().to(torch.uint8).flatten(1))
+        scales.append(torch.stack([low, step], 1))
+    return torch.cat(numbers, 1), torch.cat(scales, 2)
+
+
+def keeps_maps(manifest: Path) -> bool:
+    """Whether a cache holds maps; else who reads it computes them."""
+    return bool(read_json(manifest, STAGE)[0]["kept"])
 
 
 class FeatureCache:
@@ -186,11 +233,21 @@ class FeatureCache:
             return self._shards.read(rows, "maps")
         return self._shards.read(rows, "maps", [slice(self._ends[i] - math.prod(self.shapes[i]), self._ends[i]) for i in blocks])
 
-    def split(self, maps: Tensor, blocks: Sequence[int] | None = None) -> list[Tensor]:
-        """What `maps` read -> block maps [n, C_i, H_i, W_i], float32."""
+    def scales(self, rows: Sequence[int], blocks: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """What `split` needs beside the maps, [n, 2, C] of those blocks: nothing, unless they are int8."""
+        if "scales" not in self._shards.columns():
+            return {}
+        parts = self._shards.read(rows, "scales").split([shape[0] for shape in self.shapes], 2)
+        return {"scales": torch.cat([parts[i] for i in (range(len(parts)) if blocks is None else blocks)], 2)}
+
+    def split(self, maps: Tensor, blocks: Sequence[int] | None = None, scales: Tensor | None = None) -> list[Tensor]:
+        """What `maps` and `scales` read -> block maps [n, C_i, H_i, W_i], float32."""
         shapes = self.shapes if blocks is None else [self.shapes[i] for i in blocks]
-        pieces = maps.float().split([math.prod(shape) for shape in shapes], 1)
-        return [piece.unflatten(1, shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        pieces = [m.float().unflatten(1, s) for m, s in zip(maps.split([math.prod(s) for s in shapes], 1), shapes, strict=True)]
+        if scales is None:
+            return pieces
+        parts = scales[..., None, None].split([shape[0] for shape in shapes], 2)  # [n, 2, C_i, 1, 1]
+        return [piece.mul_(part[:, 1]).add_(part[:, 0]) for piece, part in zip(pieces, parts, strict=True)]
 
     def close(self) -> None:
         """Close the shards."""

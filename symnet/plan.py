@@ -173,6 +173,11 @@ class Plan:
         minutes = resources.get("runtime")
         return ["--deadline", str(60 * minutes - min(600, 30 * minutes))] if isinstance(minutes, int) else []
 
+    def processes_option(self, resources: Mapping[str, Any]) -> list[str]:
+        """As many processes as a training job has GPUs, where it has several. No parameter either: they share the batch."""
+        gpus = resources.get("gpu")
+        return ["--processes", str(gpus)] if isinstance(gpus, int) and gpus > 1 else []
+
     def export(self) -> None:
         """Tell jobs, by the environment, where they run: that is no reason to run them again, so it is no parameter."""
         os.environ["SYMNET_PYTHON"] = sys.executable

@@ -7,7 +7,7 @@ them on the device. `only` is the same source for those who have episode records
 import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -25,18 +25,21 @@ from symnet.data.packing import Packed, Plan, pack, plan_augment, plan_fit
 from symnet.data.readers import Reader, Split, open_reader
 from symnet.data.stored import Store
 from symnet.data.transforms import class_table, draw
-from symnet.features import FIXED, FeatureCache, View, compute, forward, make_view, view_generator
+from symnet.features import FIXED, LOADERS, FeatureCache, View, compute, forward, keeps_maps, make_view, view_generator
 from symnet.methods.base import EpisodeBatch
 from symnet.runtime import send
 
 
 @dataclass(frozen=True)
 class Request:
-    """One image wanted for an episode of class `wanted`. `seed`: which augmentation; None: the fixed test transform."""
+    """One image wanted for an episode of class `wanted`. `seed`: which augmentation; None: the fixed test transform. `view`: the
+    augmented view of that number in its place, whatever class it shows.
+    """
 
     image: str
     wanted: int
     seed: tuple[int, ...] | None = None
+    view: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,13 @@ class CacheSource:
         """Columns of the cache, in order."""
         rows = [self._row(request) for request in requests]
         names = ("mask", "placed", "original", *(["base"] if self._blocks is None else []))
-        return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self._blocks)}
+        return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self._blocks)} | self.cache.scales(rows, self._blocks)
 
     def features(self, loaded: dict[str, Tensor]) -> Features:
         """To the device, as float32."""
         on = {name: value.to(self.device) for name, value in loaded.items()}
-        return Features(self.cache.split(on["maps"], self._blocks), on.get("base"), on["mask"], on["placed"], on["original"])
+        maps = self.cache.split(on["maps"], self._blocks, on.get("scales"))
+        return Features(maps, on.get("base"), on["mask"], on["placed"], on["original"])
 
     def only(self, blocks: Sequence[int]) -> "CacheSource":
         """The same cache, of which nothing else is read."""
@@ -114,10 +118,10 @@ class CacheSource:
 class _Images:
     """Images of a split, read in threads."""
 
-    def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device, workers: int = 4) -> None:
+    def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device) -> None:
         self.settings, self.reader, self.split, self.base, self.device = settings, reader, split, base.to(device), device
         self.side = base.backbone.side(settings.pixels.size)
-        self._pool = ThreadPoolExecutor(workers)
+        self._pool = ThreadPoolExecutor(LOADERS)
         self._blocks: Sequence[int] | None = None
 
     def only(self, blocks: Sequence[int]) -> Self:
@@ -152,6 +156,8 @@ class ImageSource(_Images):
     def _view(self, request: Request) -> View:
         if request.seed is None:
             return make_view(self.settings, self.reader, self.split, (request.image, FIXED), self.base.classes)
+        if request.view is not None:
+            return make_view(self.settings, self.reader, self.split, (request.image, request.view), self.base.classes)
         row = (request.image, 0)
         return make_view(self.settings, self.reader, self.split, row, self.base.classes, request.wanted, _draw_seed(request.seed))
 
@@ -196,8 +202,34 @@ class DeviceImageSource(_Images):
         shape, pixels = (mask.shape[0], mask.shape[1]), self.settings.pixels
         if request.seed is None:
             return image, mask, plan_fit(shape, pixels.size)
+        if request.view is not None:
+            rng = view_generator((request.image, request.view), self.settings.features.seed)
+            return image, mask, plan_augment(shape, draw(pixels, rng), pixels.size, pixels.keep)
         rng = view_generator((request.image, 0), _draw_seed(request.seed))
         return image, mask, plan_augment(shape, draw(pixels, rng), pixels.size, pixels.keep, request.wanted)
+
+
+class ViewSource(CacheSource):
+    """The views of a cache that keeps no maps: they are computed anew each time, the same but for the rounding of a cache."""
+
+    def __init__(self, manifest: Path, images: ImageSource | DeviceImageSource) -> None:
+        super().__init__(manifest, images.device)
+        self.images, self._rows = images, list(self.cache.rows)
+
+    def load(self, requests: Sequence[Request]) -> Any:
+        """Images of the views."""
+        views = [self._rows[self._row(request)][1] for request in requests]
+        return self.images.load([replace(r, view=None if view == FIXED else view) for r, view in zip(requests, views, strict=True)])
+
+    def features(self, loaded: Any) -> Features:
+        """All of them through the backbone as one batch."""
+        return self.images.features(loaded)
+
+    def only(self, blocks: Sequence[int]) -> "ViewSource":
+        """The same views; all of the backbone runs, and the rest is dropped."""
+        found = copy.copy(self)
+        found.images = self.images.only(blocks)
+        return found
 
 
 def _draw_seed(seed: tuple[int, ...]) -> int:
@@ -214,10 +246,11 @@ def open_source(
     store: Store | None = None,
 ) -> Source:
     """The cache where there is one, else the images, from their store where there is one."""
-    if features is not None:
+    if features is not None and keeps_maps(features):
         return CacheSource(features, device)
     source: type[ImageSource | DeviceImageSource] = ImageSource if device.type == "cpu" else DeviceImageSource
-    return source(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
+    images = source(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
+    return images if features is None else ViewSource(features, images)
 
 
 def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None) -> list[Request]:

@@ -44,12 +44,18 @@ STAGES = {
     "features_test": Stage("symnet.features", ("data", *_LISTS, "pixels.size", "pixels.antialias", *_NETWORK, "features.dtype")),
     "features_train": Stage(
         "symnet.features",
-        ("data", *_LISTS, "pixels", *_NETWORK, "features.dtype", "features.train_views", "features.seed", "base.holdout", "base.seed"),
+        (
+            *("data", *_LISTS, "pixels", *_NETWORK, "base.holdout", "base.seed"),
+            *("features.dtype", "features.train_dtype", "features.train_views", "features.train_cache", "features.seed"),
+        ),
     ),
     "records": Stage("symnet.records", ("pixels.size", *_NETWORK, "features.dtype")),
     "train": Stage(
         "symnet.train",
-        ("data", *_LISTS, "pixels", *_NETWORK, "features.train_views", "base.holdout", "base.seed", "protocol.selection", "train"),
+        (
+            *("data", *_LISTS, "pixels", *_NETWORK, "features.train_views", "features.seed", "base.holdout", "base.seed"),
+            *("protocol.selection", "train"),
+        ),
         method=True,
     ),
     "evaluate": Stage(

@@ -8,6 +8,7 @@ from symnet.config import TrainSettings
 from symnet.data.episodes import Episode, TrainingEpisodes
 from symnet.methods.base import Method
 from symnet.model.divisors import Divisors
+from symnet.parallel import ALONE, Ranks
 from symnet.prefetch import ahead
 from symnet.sources import Request, Source, episode_masks, requests_of
 
@@ -16,25 +17,28 @@ Part = tuple[list[Episode], list[Request]]  # episodes and what they ask for
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Episodes of a step and what the source loaded for them. `divisors`: of the step's whole batch; None where this is it."""
+    """Episodes of a step and what the source loaded for them. `divisors`: of this process's share of the step; None where this is it."""
 
     episodes: list[Episode]
     loaded: Any
     divisors: Divisors | None
 
 
-def micro_batches(source: Source, method: Method, episodes: TrainingEpisodes, train: TrainSettings, steps: range) -> Iterator[MicroBatch]:
-    """`train.accumulate` micro-batches a step, in order. Which episodes and augmentations a step sees does not depend on their number.
+def micro_batches(
+    source: Source, method: Method, episodes: TrainingEpisodes, train: TrainSettings, steps: range, parts: int, ranks: Ranks = ALONE
+) -> Iterator[MicroBatch]:
+    """`parts` micro-batches a step, in order, of this process's share of the batch. Which episodes and augmentations a step sees depends
+    neither on their number nor on that of the processes.
 
-    The masks of a whole batch are read before its first micro-batch, and again with each: they are small, the maps are not.
+    The masks of a whole share are read before its first micro-batch, and again with each: they are small, the maps are not.
     """
 
     def work() -> Iterator[tuple[list[Episode], tuple[list[Request], Part | None]]]:
         for step in steps:
             batch = [episodes[step * train.batch_size + i] for i in range(train.batch_size)]
-            whole = batch, requests_of(batch, (train.seed, step))
-            for i, (part, requests) in enumerate(divide(*whole, train.accumulate)):
-                yield part, (requests, whole if i == 0 and train.accumulate > 1 else None)
+            whole = list(divide(batch, requests_of(batch, (train.seed, step)), ranks.count))[ranks.rank]
+            for i, (part, requests) in enumerate(divide(*whole, parts)):
+                yield part, (requests, whole if i == 0 and parts > 1 else None)
 
     def load(wanted: tuple[list[Request], Part | None]) -> tuple[Any, Divisors | None]:
         requests, whole = wanted
@@ -49,6 +53,7 @@ def micro_batches(source: Source, method: Method, episodes: TrainingEpisodes, tr
 
 def divide(episodes: Sequence[Episode], requests: Sequence[Request], parts: int) -> Iterator[Part]:
     """Cut a batch and its `requests_of` into `parts` of consecutive episodes; each image keeps its own request, seed included."""
+    assert len(episodes) % parts == 0, (len(episodes), parts)
     count, shots = len(episodes), len(episodes[0].supports)
     size = count // parts
     for start in range(0, count, size):

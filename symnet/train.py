@@ -4,38 +4,39 @@ Everything a step does is a function of its number, the weights and the generato
 that was killed and started again ends with the bytes of one that was not (on a CPU with the same number of threads).
 """
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from symnet.artifacts import Provenance
 from symnet.base_learner import BaseLearner, load_base
-from symnet.checkpoint import load_latest, load_tensors, save_state, save_tensors
+from symnet.checkpoint import load_latest, load_tensors, save_tensors
 from symnet.config import Settings
 from symnet.data.episodes import TrainingEpisodes, holdout
-from symnet.data.folds import FoldList, read_fold_list
+from symnet.data.folds import read_fold_list
 from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
+from symnet.features import forward
+from symnet.gradients import Gradients
 from symnet.journal import Journal
+from symnet.keeper import Keeper, Run
 from symnet.lease import Lease, hold
 from symnet.methods import METHODS, method_class
-from symnet.methods.base import Method
+from symnet.parallel import ALONE, Ranks, check_shares
 from symnet.prefetch import Stall
 from symnet.progress import progress
+from symnet.rates import Advisor, Rates, measure
 from symnet.runtime import StopSignal
-from symnet.schedule import poly_rate
-from symnet.sources import Source, make_batch, open_source
-from symnet.steps import MicroBatch, micro_batches
+from symnet.sources import Source, open_source
 from symnet.surroundings import capture
 from symnet.system import Usage
+from symnet.trainer import Trainer
 from symnet.validation import Validation, validation_episodes
-from symnet.watch import Watch, observe
+from symnet.watch import Watch
 
 STAGE = "train"
 
@@ -69,93 +70,56 @@ class Inputs:
             raise UserError(f"--test-list, --test-features: found one, but protocol.selection is {selection}; only test_best reads them")
 
 
-@dataclass(frozen=True)
-class Run:
-    """Who is trained, where its state and journal lie, and how often it is saved."""
-
-    method: str
-    shots: int
-    state: Path
-    journal: Path
-    provenance: Provenance
-    params: dict[str, Any]
-    checkpoint_seconds: float = 300.0
-
-
-class Trainer:
-    """Weights, optimiser and position of one run. `tensors` and `load` are all of it, but for the global generator."""
-
-    def __init__(self, method: Method, settings: Settings, steps: int) -> None:
-        self.method, self.settings, self.steps, self.step = method, settings.train, steps, 0
-        self.best: tuple[float, dict[str, Tensor]] | None = None
-        t = settings.train
-        self.parameters = [p for p in method.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.SGD(self.parameters, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay)
-
-    def advance(self) -> None:
-        """One step of SGD at the decayed rate, with the gradients that were gathered since the last."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = poly_rate(self.settings.lr, self.step, self.steps, self.settings.power)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.step += 1
-
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of the method's weights on the CPU."""
-        return {name: value.detach().cpu().clone() for name, value in self.method.state_dict().items()}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything a resumed run needs."""
-        found = {f"weights.{n}": v for n, v in self.method.state_dict().items()}
-        for i, parameter in enumerate(self.parameters):
-            momentum = self.optimiser.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                found[f"momentum.{i}"] = momentum
-        found["generator.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            found["generator.cuda"] = torch.cuda.get_rng_state()
-        if self.best is not None:
-            found |= {f"best.{n}": v for n, v in self.best[1].items()}
-        return found
-
-    def load(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-
-        self.method.load_state_dict(part("weights."), strict=True)
-        for i, parameter in enumerate(self.parameters):
-            if f"momentum.{i}" in tensors:
-                self.optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{i}"].to(parameter.device)
-        torch.set_rng_state(tensors["generator.cpu"])
-        if torch.cuda.is_available() and "generator.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["generator.cuda"])
-        self.step = meta["step"]
-        self.best = None if meta["best"] is None else (meta["best"], part("best."))
-
-
 def train(
-    settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, deadline: float | None = None
+    settings: Settings,
+    data_root: Path,
+    inputs: Inputs,
+    run: Run,
+    out: Path,
+    device: torch.device,
+    deadline: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train and write the selected weights to `out`; nothing is done where it is there already. Waits while another process trains the run.
 
-    Raises `Stopped` on a signal or the deadline, `Lost` where another process took over, `UserError` on bad input or NaN.
+    ranks: the processes that do this together, all with the same arguments.
+
+    Raises `Stopped` on a signal to one of them or the deadline, `Lost` where another process took over, `UserError` on bad input or NaN.
     """
     inputs.check(settings.protocol.selection)
-    with StopSignal(deadline) as stop:
-
-        def ask() -> None:
-            if stop.requested:
-                raise Stopped(f"{stop.reason} while another process trains this run")
-
-        with hold(run.state, ask) as lease:
-            if _is_made(out, run.provenance):
+    check_shares(settings.train, ranks.count)
+    with StopSignal(deadline) as stop, _hold(run.state, stop, ranks) as lease:
+        if _is_made(out, run.provenance):
+            if ranks.first:
                 print(f"{out}: there already, trained by another process with the same settings, code and inputs", flush=True)
-                return
-            for left in run.state.glob(".step-*.partial"):  # of a trainer killed while it saved
-                left.unlink()
-            _train(settings, data_root, inputs, run, out, device, stop, lease)
+            return
+        _train(settings, data_root, inputs, run, out, device, stop, lease, ranks)
+
+
+@contextmanager
+def _hold(state: Path, stop: StopSignal, ranks: Ranks) -> Iterator[Lease | None]:
+    """The lease of a run, for the first process to hold; the others wait until it does. Raises `Stopped` in all of them."""
+
+    def held(mine: bool = False) -> bool:
+        """Whether the first holds it. The others ask as often as it does."""
+        if ranks.any(stop.requested):
+            raise Stopped(f"{stop.reason or 'a signal'} while another process trains this run")
+        return ranks.any(mine)
+
+    def ask() -> None:
+        held()
+
+    if not ranks.first:
+        while not held():
+            pass
+        yield None
+        return
+    with hold(state, ask) as lease:
+        for left in state.glob(".step-*.partial"):  # of a trainer killed while it saved
+            left.unlink()
+        if ranks.count > 1:
+            held(True)
+        yield lease
 
 
 def _is_made(out: Path, provenance: Provenance) -> bool:
@@ -167,9 +131,17 @@ def _is_made(out: Path, provenance: Provenance) -> bool:
 
 
 def _train(
-    settings: Settings, data_root: Path, inputs: Inputs, run: Run, out: Path, device: torch.device, stop: StopSignal, lease: Lease
+    settings: Settings,
+    data_root: Path,
+    inputs: Inputs,
+    run: Run,
+    out: Path,
+    device: torch.device,
+    stop: StopSignal,
+    lease: Lease | None,
+    ranks: Ranks,
 ) -> None:
-    """The run, from its last checkpoint on; the lease is ours."""
+    """The run, from its last checkpoint on; the lease is ours, or the first process's."""
     selection = settings.protocol.selection
     train_list, held = holdout(read_fold_list(inputs.train_list), settings.base.holdout, settings.base.seed)
     _, vectors = read_embeddings(inputs.embeddings)
@@ -183,82 +155,84 @@ def _train(
         tested = open_source(settings, data_root, "test", inputs.test_features, base, device, inputs.store)
     chosen_on = validation_episodes(settings, held, inputs.test_list, run.shots)
     size = settings.train.batch_size // settings.train.accumulate
-    validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size)
+    validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size, ranks)
     method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
     trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
     found = load_latest(run.state, STAGE, run.provenance.settings)
     if found is not None:
         trainer.load(*found)
-    tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps)} | capture(run.journal.parent)
-    tags |= {"epoch_steps": str(max(len(train_list.rows) // settings.train.batch_size, 1))}
-    tags |= {f"input.{name}": sha for name, sha in run.provenance.inputs.items()}
-    lease.check()
-    journal = Journal(run.journal, run.provenance.settings, run.params, tags)
+    every = settings.train.validate_every or max(len(train_list.rows) // settings.train.batch_size, 1)
+    stall, keeper = Stall(source.device), None
+    if lease is not None:
+        lease.check()
+        tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps), "processes": str(ranks.count)}
+        tags |= {"epoch_steps": str(max(len(train_list.rows) // settings.train.batch_size, 1))} | capture(run.journal.parent)
+        tags |= {f"input.{name}": sha for name, sha in run.provenance.inputs.items()}
+        journal = Journal(run.journal, run.provenance.settings, run.params, tags)
+        usage = Usage(source.device, settings.train.batch_size)
+        keeper = Keeper(run, lease, journal, Watch(journal, method.supervised, stall=stall.interval, usage=usage), selection)
+    episodes = TrainingEpisodes(train_list, run.shots, settings.train.seed, settings.train.class_sampling)
+    journal_of_first = None if keeper is None else keeper.journal
+    gradients = Gradients(trainer, base, source, episodes, torch.from_numpy(vectors), settings.train, ranks, stall, journal_of_first)
     try:
-        _loop(settings, trainer, base, source, train_list, validation, torch.from_numpy(vectors), run, journal, stop, lease)
+        advisor = Advisor(settings.train.batch_size // ranks.count * (1 + run.shots), lambda: _rates(source, base, settings, run.state))
+        advised = advisor if keeper and inputs.features is None else None
+        _loop(trainer, gradients, validation, every, run, stop, keeper, ranks, advised)
     except Stopped as reason:
-        journal.end("KILLED", str(reason))
+        if keeper:
+            keeper.journal.end("KILLED", str(reason))
         raise
     except (UserError, RuntimeError) as error:
-        journal.end("FAILED", str(error))
+        if keeper:
+            keeper.journal.end("FAILED", str(error))
         raise
+    stall.tell(f"train {run.method} {run.shots}-shot")
+    if keeper is None:
+        return
     weights = trainer.weights() if trainer.best is None else trainer.best[1]
     meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": selection}
     meta["model"] = settings.model.model_dump(mode="json") if "model" in METHODS[run.method].settings else None
     save_tensors(out, weights, meta | {"score": None if trainer.best is None else trainer.best[0]}, run.provenance)
-    journal.end("FINISHED")
+    keeper.journal.end("FINISHED")
 
 
 def _loop(
-    settings: Settings,
     trainer: Trainer,
-    base: BaseLearner,
-    source: Source,
-    train_list: FoldList,
+    gradients: Gradients,
     validation: Validation,
-    vectors: Tensor,
+    every: int,
     run: Run,
-    journal: Journal,
     stop: StopSignal,
-    lease: Lease,
+    keeper: Keeper | None,
+    ranks: Ranks,
+    advisor: Advisor | None,
 ) -> None:
-    """Steps from the trainer's position to the end."""
-    t = settings.train
-    every = t.validate_every or max(len(train_list.rows) // t.batch_size, 1)
-    stall = Stall(source.device)
-    watch = Watch(journal, trainer.method.supervised, stall=stall.interval, usage=Usage(source.device, t.batch_size))
-    saved = time.monotonic()
-    steps = range(trainer.step, trainer.steps)
-    episodes = TrainingEpisodes(train_list, run.shots, t.seed, t.class_sampling)
-    pieces = stall.watch(micro_batches(source, trainer.method, episodes, t, steps))
+    """Steps from the trainer's position to the end; a validation after `every` of them."""
     trainer.method.train()
-    for _ in progress(steps, len(steps), f"train {run.method} {run.shots}-shot, steps"):
-        seen: dict[str, Tensor] = {}
-        for piece in islice(pieces, t.accumulate):
-            for name, value in _gather(trainer.method, base, source, piece, vectors).items():
-                seen[name] = seen[name] + value if name in seen else value
+    steps = range(trainer.step, trainer.steps)
+    for _ in progress(steps, len(steps), f"train {run.method} {run.shots}-shot, steps") if keeper else steps:
+        seen = gradients.gather()
         trainer.advance()
-        lease.check()
-        watch.add(trainer.step, seen, last=trainer.step == trainer.steps)
+        if keeper:
+            keeper.see(trainer, seen)
+        if advisor and (advice := advisor.step()):
+            print(f"train: {advice}", flush=True)
         if validation.episodes and (trainer.step % every == 0 or trainer.step == trainer.steps):
             score = validation.score(trainer.method)
-            journal.log(trainer.step, **{f"{settings.protocol.selection}.miou": score})
-            if trainer.best is None or score > trainer.best[0]:
-                trainer.best = (score, trainer.weights())
-        if stop.requested or time.monotonic() - saved > run.checkpoint_seconds:
-            lease.check()
-            meta = {"best": None if trainer.best is None else trainer.best[0]}
-            save_state(run.state, trainer.step, trainer.tensors(), meta, run.provenance)
-            saved = time.monotonic()
-        if stop.requested and trainer.step < trainer.steps:
-            raise Stopped(f"{stop.reason} at step {trainer.step} of {trainer.steps}; its state is saved, run the same command again")
-    stall.tell(f"train {run.method} {run.shots}-shot")
+            if keeper:
+                keeper.judge(trainer, score)
+        stopping = ranks.any(stop.requested)
+        if keeper:
+            keeper.save(trainer, now=stopping)
+        if stopping and trainer.step < trainer.steps:
+            ranks.any(True)  # nobody leaves before the first has saved: torchrun then ends the rest
+            reason = stop.reason or "a signal to another process"
+            raise Stopped(f"{reason} at step {trainer.step} of {trainer.steps}; its state is saved, run the same command again")
 
 
-def _gather(method: Method, base: BaseLearner, source: Source, piece: MicroBatch, vectors: Tensor) -> dict[str, Tensor]:
-    """Add the gradients of a micro-batch to those of its step. Returns what was seen; features and graph are freed with this frame."""
-    batch = make_batch(piece.episodes, source.features(piece.loaded), vectors, base.classes)
-    divisors = None if piece.divisors is None else piece.divisors.to(batch.query_mask.device)
-    objective, parts, outputs = method.losses(base.backbone, batch, divisors)
-    objective.backward()
-    return observe(objective, parts, outputs, batch.query_mask)
+@torch.no_grad()
+def _rates(source: Source, base: BaseLearner, settings: Settings, folder: Path) -> Rates:
+    """Of this machine, on two images of nothing."""
+    images = torch.zeros(2, 3, settings.pixels.size, settings.pixels.size, device=source.device)
+    maps = torch.cat([m.flatten(1) for m in base.backbone(images)], 1).half().cpu().numpy()
+    return measure(2, lambda: None, 1, lambda: forward(base, images), maps, folder, source.device)

@@ -13,6 +13,7 @@ from symnet.data.folds import FoldList, read_fold_list
 from symnet.errors import UserError
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.metrics import mean_iou
+from symnet.parallel import ALONE, Ranks
 from symnet.scoring import Counts
 from symnet.sources import Source, make_batch, requests_of
 
@@ -44,9 +45,13 @@ class Validation:
     Their records are computed at the first score and kept on the device, as they are: a resumed run makes the same again.
     """
 
-    def __init__(self, episodes: Sequence[Episode], source: Source, base: BaseLearner, vectors: Tensor, batch_size: int) -> None:
-        self.episodes, self.source, self.base, self.vectors = episodes, source, base, vectors
-        self._pieces = [episodes[i : i + batch_size] for i in range(0, len(episodes), batch_size)]
+    def __init__(
+        self, episodes: Sequence[Episode], source: Source, base: BaseLearner, vectors: Tensor, batch_size: int, ranks: Ranks = ALONE
+    ) -> None:
+        """batch_size: of the batches, which `ranks` share; what one process counts alone is what they count together."""
+        self.episodes, self.source, self.base, self.vectors, self.ranks = episodes, source, base, vectors, ranks
+        pieces = [episodes[i : i + batch_size] for i in range(0, len(episodes), batch_size)]
+        self._pieces = pieces[ranks.rank :: ranks.count]
         self._records: list[dict[str, Tensor] | None] = []
 
     @torch.no_grad()
@@ -62,7 +67,15 @@ class Validation:
             for name, logits in method.predict(self.base.backbone, batch).items():
                 counts.add_padded(name, logits, batch.query_mask, [str(e.class_index) for e in piece])
         method.train()
-        return max(mean_iou(per_class) for per_class in counts.of("padded").values())
+        return max(mean_iou(per_class) for per_class in self._total(method.outputs, counts))
+
+    def _total(self, outputs: Sequence[str], counts: Counts) -> list[dict[str, list[int]]]:
+        """Of each output, the counts of all processes by class."""
+        found = counts.of("padded")
+        classes = sorted({str(episode.class_index) for episode in self.episodes})
+        table = torch.tensor([[found.get(output, {}).get(name, [0] * 4) for name in classes] for output in outputs])
+        self.ranks.sum([table])
+        return [dict(zip(classes, rows, strict=True)) for rows in table.tolist()]
 
     def _batch(self, piece: Sequence[Episode], source: Source, record: dict[str, Tensor] | None = None) -> EpisodeBatch:
         return make_batch(piece, source.features(source.load(requests_of(piece))), self.vectors, self.base.classes, record)

@@ -16,6 +16,8 @@ from symnet.data.shapes import draw_shapes
 from symnet.embeddings import make_embeddings
 from symnet.experiment import Experiment, make_experiment
 from symnet.features import make_features
+from symnet.keeper import Run
+from symnet.parallel import ALONE, Ranks
 from symnet.stages import restrict
 from tests.workflow.conftest import TINY
 
@@ -45,14 +47,16 @@ class Bench:
             self.list("train"), self.root / "base.safetensors", self.root / "vectors.csv", self.root / "features_train.json"
         )
 
-    def train(self, out: Path, inputs: train.Inputs | None = None, checkpoint_seconds: float = 300, **settings: Any) -> Path:
+    def train(
+        self, out: Path, inputs: train.Inputs | None = None, checkpoint_seconds: float = 300, ranks: Ranks = ALONE, **settings: Any
+    ) -> Path:
         """Train Sym-Net for some steps; the same `out` goes on where it was. settings: the selection, or of the section train.
 
         Its state lies in the folder, its journal in the .jsonl of the same name.
         """
         provenance = Provenance(stage="train", settings="s")
-        run = train.Run("symnet", 1, out.with_suffix(""), out.with_suffix(".jsonl"), provenance, {}, checkpoint_seconds)
-        train.train(self.settings("train", "symnet", **settings), self.root, inputs or self.inputs, run, out, CPU)
+        run = Run("symnet", 1, out.with_suffix(""), out.with_suffix(".jsonl"), provenance, {}, checkpoint_seconds)
+        train.train(self.settings("train", "symnet", **settings), self.root, inputs or self.inputs, run, out, CPU, ranks=ranks)
         return out
 
 

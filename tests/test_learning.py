@@ -1,6 +1,8 @@
 """From lists to counts in one process, on a handful of drawn images: cache, base learner, evaluation."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from symnet import base_learner, evaluate, features
+from symnet import base_learner, evaluate, features, train
 from symnet.artifacts import Provenance, file_digest, read_json
 from symnet.backbones.base import Backbone, Levels
 from symnet.base_learner import BaseLearner, load_base, train_base
 from symnet.cells import Cell
+from symnet.checkpoint import load_tensors
 from symnet.cli import app
-from symnet.data.episodes import make_manifest, read_manifest, write_manifest
+from symnet.data.episodes import TrainingEpisodes, make_manifest, read_manifest, write_manifest
 from symnet.data.folds import read_fold_list
 from symnet.data.readers import open_reader
 from symnet.data.transforms import augment
@@ -23,11 +26,59 @@ from symnet.errors import UserError
 from symnet.features import FIXED, FeatureCache, make_features, make_view
 from symnet.model.base import PSPHead
 from symnet.overlays import PICTURES
-from symnet.sources import CacheSource, ImageSource, make_batch, requests_of
-from symnet.stages import slice_settings
+from symnet.rates import Advisor, Rates, measure
+from symnet.sources import CacheSource, DeviceImageSource, ImageSource, Request, ViewSource, make_batch, open_source, requests_of
+from symnet.stages import restrict, slice_settings
 from tests.bench import CPU, Bench
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
+
+
+def test_int8_maps_are_off_by_half_a_step_of_their_channel() -> None:
+    maps = [torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(1)) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]]
+    maps.append(torch.relu(torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(2))))
+    maps[1][0, 1] = 7.0  # a channel of one number
+    numbers, scales = features.quantised(maps)
+    assert (numbers.dtype, numbers.shape, scales.shape) == (torch.uint8, (2, 60 + 18), (2, 2, 5))
+    cache = FeatureCache.__new__(FeatureCache)
+    cache.shapes = [[3, 4, 5], [2, 3, 3]]
+    found = cache.split(numbers, None, scales)
+    for one, other in zip(found, maps, strict=True):
+        reach = other.flatten(2).amax(2) - other.flatten(2).amin(2)
+        assert ((one - other).flatten(2).abs().amax(2) <= reach / 510 * 1.001).all()
+    assert torch.equal(found[1] == 0, maps[1] == 0)
+    assert (found[1][0, 1] == 7).all()
+    (second,) = cache.split(numbers[:, 60:], [1], scales[:, :, 3:])
+    assert torch.equal(second, found[1])
+
+
+def test_an_int8_cache_of_views_is_close_and_test_features_stay_as_they_are(bench: Bench, tmp_path: Path) -> None:
+    experiment = bench.experiment.settings("shapes", 0)
+    small = experiment.model_copy(update={"features": experiment.features.model_copy(update={"train_dtype": "int8"})})
+    sizes = {}
+    for split in ("train", "test"):
+        arguments = bench.root, bench.list(split), split, bench.inputs.base, tmp_path / f"{split}.json", CPU, Provenance(stage="features")
+        make_features(restrict(small, f"features_{split}"), *arguments)
+        sizes[split] = [
+            sum(path.stat().st_size for path in folder.glob(f"{name}-*/*.h5"))
+            for folder, name in ((tmp_path, split), (bench.root, f"features_{split}"))
+        ]
+    assert sizes["test"][0] == sizes["test"][1]
+    cache, exact = FeatureCache(tmp_path / "train.json"), FeatureCache(bench.root / "features_train.json")
+    rows = range(len(exact.rows))
+    maps = cache.maps(rows)
+    assert (maps.dtype, maps.nbytes) == (torch.uint8, exact.maps(rows).nbytes // 4)
+    for one, other in zip(cache.split(maps, None, **cache.scales(rows)), exact.split(exact.maps(rows)), strict=True):
+        assert 0 < (one - other).norm() < 0.01 * other.norm()
+    assert json.loads((tmp_path / "train.json").read_text())["payload"]["dtype"] == "float32"  # of what is read
+    drawn = TrainingEpisodes(read_fold_list(bench.list("train")), 1, 1, "image")
+    held = {image for image, view in cache.rows if view == FIXED}
+    episodes = [e for e in (drawn[i] for i in range(40)) if not held & {e.query, *e.supports}][:3]
+    source = CacheSource(tmp_path / "train.json", CPU)
+    whole, few = (one.features(one.load(requests_of(episodes, (1, 0)))) for one in (source, source.only([1, 4])))
+    assert all(torch.equal(few.maps[i], whole.maps[block]) for i, block in enumerate((1, 4)))
+    out = bench.train(tmp_path / "out.safetensors", replace(bench.inputs, features=tmp_path / "train.json"))
+    assert load_tensors(out, "train")[1]["steps"] == 6
 
 
 def test_cached_and_recomputed_features_are_the_same(bench: Bench) -> None:
@@ -275,3 +326,131 @@ def test_a_base_learner_is_measured_by_class(bench: Bench) -> None:
 def test_labels_of_the_base_learner() -> None:
     mask = torch.tensor([[0, 1, 2], [3, 255, 7]], dtype=torch.uint8).numpy()
     assert base_learner.base_labels(mask, (2, 7)).tolist() == [[0, 0, 1], [0, 255, 2]]
+
+
+# --- views that are kept, or computed when they are asked for
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"), [((0.8, 0.8, 0.1), True), ((0.8, 0.08, 0.1), True), ((0.08, 0.04, 0.1), False), ((4.0, 0.01, 0.9), True)]
+)
+def test_what_the_machine_does_faster_is_done(tmp_path: Path, seconds: tuple[float, float, float], kept: bool) -> None:
+    """Eight images take so long to be loaded by one of four threads, computed, and read."""
+    load, compute, read = seconds
+    now, told = [0.0], []
+
+    def clock() -> float:
+        """Reading is what happens between two looks at the clock without another word."""
+        if told and told.pop() == "asked":
+            now[0] += read
+        told.append("asked")
+        return now[0]
+
+    def work(took: float) -> None:
+        told.clear()
+        told.append("worked")
+        now[0] += took
+
+    maps = np.zeros((8, 100), np.float16)
+    rates = measure(8, lambda: work(load), 4, lambda: work(compute), maps, tmp_path / "new", CPU, clock)
+    assert (rates.loaded, rates.computed) == pytest.approx((32 / load, 8 / compute))
+    assert rates.read == pytest.approx(8 / read)
+    assert rates.keep is kept
+    assert str(rates).startswith("maps of training views are " + ("kept in the cache: " if kept else "not kept, training computes them: "))
+    assert f"{8 / read:.3g} images/s read, {8 / compute:.3g}/s computed" in str(rates)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [ImageSource, DeviceImageSource])
+def test_views_that_are_not_kept_are_the_views_of_the_cache(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[ImageSource]
+) -> None:
+    experiment = bench.experiment.settings("shapes", 0)
+    auto = experiment.model_copy(update={"features": experiment.features.model_copy(update={"train_cache": "auto"})})
+    out = tmp_path / "features_train.json"
+    arguments = bench.root, bench.list("train"), "train", bench.inputs.base, out, CPU, Provenance(stage="features")
+    monkeypatch.setattr(features, "measure", lambda *_: Rates(loaded=90, computed=80, read=70))
+    make_features(restrict(auto, "features_train"), *arguments)
+    assert "70 images/s read, 80/s computed, 90/s loaded" in capsys.readouterr().out
+    shards = next(tmp_path.glob("features_train-*"))
+    size = sum(path.stat().st_size for path in shards.glob("*.h5"))
+    assert size < 0.1 * sum(path.stat().st_size for path in bench.root.glob("features_train-*/*.h5"))
+
+    base, settings = load_base(bench.inputs.base).to(CPU), bench.settings("train", "symnet")
+    opened = open_source(settings, bench.root, "train", out, base, CPU)
+    assert isinstance(opened, ViewSource)
+    reader = open_reader(settings.data, settings.protocol, bench.root)
+    source, cache = ViewSource(out, kind(settings, reader, "train", base, CPU)), CacheSource(bench.inputs.features, CPU)
+    drawn = TrainingEpisodes(read_fold_list(bench.list("train")), 1, 1, "image")
+    held = [image for image, view in cache.cache.rows if view == FIXED]
+    episodes = [e for e in (drawn[i] for i in range(40)) if not {*held} & {e.query, *e.supports}][:4]
+    for requests in (requests_of(episodes, (1, 0)), [Request(image, 1) for image in held[:3]]):
+        found, expected = (one.features(one.load(requests)) for one in (source, cache))
+        few = source.only([2]).features(source.only([2]).load(requests))
+        assert torch.equal(found.mask, expected.mask)
+        assert torch.equal(source.masks(requests), expected.mask)
+        close = {"rtol": 1e-4, "atol": 1e-4} if kind is ImageSource else {"rtol": 0.02, "atol": 0.02}
+        for one, other in zip([*found.maps, found.base, *few.maps], [*expected.maps, expected.base, expected.maps[2]], strict=True):
+            torch.testing.assert_close(one, other, **close)
+
+    monkeypatch.setattr(features, "measure", lambda *_: Rates(loaded=90, computed=60, read=70))
+    make_features(restrict(auto, "features_train"), *arguments)  # on another machine
+    assert isinstance(open_source(settings, bench.root, "train", out, base, CPU), CacheSource)
+    assert not shards.exists()
+    again = CacheSource(out, CPU)
+    requests = requests_of(episodes, (1, 0))
+    assert torch.equal(again.load(requests)["maps"], cache.load(requests)["maps"])
+
+
+def test_training_on_views_that_are_not_kept_is_training_on_the_cache(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = bench.experiment.settings("shapes", 0)
+    auto = experiment.model_copy(update={"features": experiment.features.model_copy(update={"train_cache": "auto"})})
+    monkeypatch.setattr(features, "measure", lambda *_: Rates(loaded=9, computed=8, read=7))
+    arguments = bench.root, bench.list("train"), "train", bench.inputs.base, tmp_path / "thin.json", CPU, Provenance(stage="features")
+    make_features(restrict(auto, "features_train"), *arguments)
+    inputs = replace(bench.inputs, features=tmp_path / "thin.json")
+    one, other = (
+        load_tensors(bench.train(tmp_path / f"{name}.safetensors", which, steps=3, selection="last"), "train")[0]
+        for name, which in (("cache", None), ("views", inputs))
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("computed", "read", "told"),
+    [
+        (20.0, 400.0, "a step takes 1 s, 0.8 of them for the backbone. With cached views .*400 images/s read here.* would take about 0.2;"),
+        (20.0, 20.0, ""),  # nor from a cache would it be much faster
+        (2000.0, 4000.0, ""),  # the backbone is not what takes the time
+        (10.0, 4000.0, "a step takes 1 s, 1 of them for the backbone. .* about 0.05;"),
+    ],
+)
+def test_a_run_that_would_be_faster_on_cached_views_is_told_once(computed: float, read: float, told: str) -> None:
+    clock = iter(float(i) for i in range(0, 100, 20))  # asked at its third step and at its twenty-third
+    advisor = Advisor(16, lambda: Rates(0.0, computed, read), lambda: next(clock))
+    lines = [advisor.step() for _ in range(60)]
+    assert [number for number, line in enumerate(lines, start=1) if line] == [23] * bool(told)
+    assert re.match(told, lines[22])
+
+
+def test_a_run_on_images_measures_and_one_on_a_cache_does_not(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advised: list[tuple[int, Rates]] = []
+
+    class Told(Advisor):
+        def step(self) -> str:
+            advised.append((self.images, self.rates()))
+            return "by the backbone"
+
+    monkeypatch.setattr(train, "Advisor", Told)
+    bench.train(tmp_path / "cache.safetensors", steps=1, batch_size=2, selection="last")
+    assert advised == []
+    bench.train(tmp_path / "images.safetensors", replace(bench.inputs, features=None), steps=1, batch_size=2, selection="last")
+    ((images, rates),) = advised
+    assert images == 4
+    assert min(rates.computed, rates.read) > 0
+    assert "train: by the backbone" in capsys.readouterr().out

@@ -135,3 +135,8 @@ def test_training_has_to_leave_before_its_time_limit(tmp_path: Path, minutes: in
 
 def test_without_a_time_limit_training_has_no_deadline(tmp_path: Path) -> None:
     assert plan_of("demo.yaml", tmp_path).deadline_option({"mem_mb": 1}) == []
+
+
+@pytest.mark.parametrize(("resources", "option"), [({"gpu": 4}, ["--processes", "4"]), ({"gpu": 1}, []), ({}, []), ({"gpu": "<TBD>"}, [])])
+def test_training_has_a_process_for_each_of_several_gpus(tmp_path: Path, resources: dict, option: list[str]) -> None:
+    assert plan_of("demo.yaml", tmp_path).processes_option(resources) == option

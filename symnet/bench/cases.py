@@ -20,7 +20,7 @@ from symnet.model.head import Head
 from symnet.model.segmentation import cross_entropy
 from symnet.scoring import Counts
 from symnet.sources import episode_masks, make_batch
-from symnet.train import Trainer
+from symnet.trainer import Trainer
 
 Pairs = Iterator[tuple[Values, Values]]
 

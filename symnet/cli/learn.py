@@ -150,13 +150,16 @@ def train(
     threads: Threads = 1,
     deadline: Annotated[float | None, typer.Option(min=1, help="Seconds after which to save and leave with exit code 75.")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=1, help="Longest time between two checkpoints.")] = 300,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train together, a GPU each (torchrun); the batch is shared.")] = 1,
 ) -> None:
     """Train a method on a fold. A run that was stopped goes on where it was.
 
     Example: see the command that `snakemake -np all` prints for rule train_method.
     """
+    from symnet.keeper import Run
+    from symnet.launch import can_launch, join, launch
     from symnet.lease import Lost
-    from symnet.train import Inputs, Run, Stopped
+    from symnet.train import Inputs, Stopped
     from symnet.train import train as train_
 
     settings, method = job_of(config, "train", dataset, fold, row, method)
@@ -180,8 +183,11 @@ def train(
         **settings.model_dump(mode="json", warnings=False),
     }
     run = Run(method, shot, state, cell.journal(results), provenance, params, checkpoint_seconds)
+    if can_launch(settings.train, device, processes):
+        raise typer.Exit(launch(processes, sys.argv[1:]))
     try:
-        train_(settings, data_root(settings, results), inputs, run, out, use_device(device, threads), deadline)
+        with join(device) as ranks:
+            train_(settings, data_root(settings, results), inputs, run, out, use_device(device, threads), deadline, ranks)
     except (Stopped, Lost) as reason:
         print(f"symnet: stopped by {reason}", file=sys.stderr)
         raise typer.Exit(EXIT_AGAIN) from None

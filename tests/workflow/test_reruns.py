@@ -7,10 +7,12 @@ import os
 import re
 import shutil
 import sqlite3
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
 
+from symnet.journal import read_journal
 from tests.workflow.conftest import TINY, Project
 
 pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
@@ -172,3 +174,21 @@ def test_bad_settings_are_told_in_one_line_and_make_nothing(project: Project, se
     assert told in lines[0]
     assert done.returncode == 2
     assert {path: path.stat().st_mtime_ns for path in project.results.rglob("*")} == before
+
+
+def test_several_gpus_train_together_and_their_number_reruns_nothing(finished: Project, tmp_path: Path) -> None:
+    own = Project.__new__(Project)
+    own.folder, own.environment = tmp_path / "own", {}
+    shutil.copytree(finished.folder, own.folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake", "state", "journals"))
+    shutil.copytree(finished.folder / ".snakemake", own.folder / ".snakemake")
+    own.configure({**TINY, "device": "cpu"})
+    assert own.planned() == {}
+    model = own.results / "shapes" / "efficientnet_lite0" / "fold0" / "symnet" / "shot1" / "model.safetensors"
+    model.unlink()
+    done = own.snakemake(str(model.relative_to(own.folder)), "--set-resources", "train_method:gpu=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (read_journal(path)[-1] for path in (own.results / "journals").rglob("*.jsonl"))
+    assert (run.status, run.tags["processes"]) == ("FINISHED", "2")
+    assert "evaluate_method" in own.planned()  # other weights than before
+    own.run()
+    assert own.planned() == {}

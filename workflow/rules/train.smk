@@ -24,6 +24,7 @@ rule train_method:
         tests=lambda w: sum(plan.test_files(w.dataset, w.fold, w.method).items(), ()),
         store=lambda w, input: plan.store_option(w.dataset, input),
         deadline=lambda w, resources: plan.deadline_option(resources),
+        processes=lambda w, resources: plan.processes_option(resources),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet train \
@@ -41,6 +42,7 @@ rule train_method:
             {params.tests:q} \
             {params.store:q} \
             {params.deadline:q} \
+            {params.processes:q} \
             --threads {threads} \
             --out {output:q} \
             >{log:q} 2>&1
