@@ -26,7 +26,7 @@ STAGE = "overlays"
 PICTURES, SUPPORTS = 4, 5  # of a cell; shown of an episode
 SIDE, GAP, LABEL = 160, 4, 14  # pixels: of a panel, between two, of its label
 HEAD = 33  # bytes before the first chunk that may be ours: signature and IHDR
-SUPPORT, TRUTH, PREDICTED, UNKNOWN = (40, 110, 240), (30, 170, 60), (230, 50, 40), (128, 128, 128)
+SUPPORT, TRUTH, PREDICTED, UNKNOWN = (0, 114, 178), (0, 158, 115), (213, 94, 0), (128, 128, 128)  # the colour-blind tell them apart
 
 Predict = Callable[[int, tuple[int, int]], dict[str, Pixels]]  # episode, (h, w) -> mask [h, w] in {0, 1} by output
 Panel = tuple[str, Pixels, Pixels, tuple[int, int, int]]  # label, image [h, w, 3], mask [h, w] in {0, 1, 255}, colour
