@@ -92,7 +92,7 @@ def test_killed_at_fifty_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> 
     assert files(folder) == whole
     shutil.rmtree(folder)
     killed = halves = 0
-    for _ in range(50):
+    while killed < 50:
         killed += run(rng.uniform(0, undisturbed)) == -9
         left = {name: content for name, content in files(folder).items() if not name.endswith(".partial")} if folder.exists() else {}
         assert left.items() <= whole.items()
@@ -103,8 +103,7 @@ def test_killed_at_fifty_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> 
             assert files(folder) == whole
             assert kept.items() <= times(folder).items()  # finished shards are not made again
             shutil.rmtree(folder)
-    assert killed > 25
-    assert halves > 10
+    assert halves > 5  # the others fell between two, or before the first
 
 
 def flip(path: Path) -> None:
