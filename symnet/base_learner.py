@@ -150,7 +150,8 @@ def optimiser_of(settings: Settings, backbone: nn.Module, head: nn.Module) -> to
     groups = [{"params": list(head.parameters()), "lr": base.lr * base.head_lr_factor}]
     if base.train_backbone:
         groups.append({"params": list(backbone.parameters()), "lr": base.lr})
-    return torch.optim.SGD(groups, lr=base.lr, momentum=base.momentum, weight_decay=base.weight_decay)
+    fused = next(head.parameters()).is_cuda or None
+    return torch.optim.SGD(groups, lr=base.lr, momentum=base.momentum, weight_decay=base.weight_decay, fused=fused)
 
 
 @torch.no_grad()

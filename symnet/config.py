@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from symnet.protocols import BLOCKS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
 
 
@@ -208,6 +209,10 @@ class FeatureSettings(Section):
         "rows, and when a row is trained anew; PASCAL 0.6 GB a fold and shot; false: by each evaluation",
     )
     dtype: Literal["float16", "float32"] = Field("float16", description="number format of cached maps and records")
+    precision: PrecisionName = Field(
+        "float32",
+        description="number format in which the backbone computes what is cached, and test images that are not; as train.precision",
+    )
     train_dtype: Literal["float16", "float32", "int8"] | None = Field(
         None,
         description="number format of the training cache; null: dtype. int8: half of float16, by a range per image and channel; "
@@ -216,7 +221,7 @@ class FeatureSettings(Section):
     train_cache: Literal["always", "auto"] = Field(
         "always",
         description="auto: the views' maps are kept only where this machine reads them faster than it computes them, measured when the "
-        "cache is made; else it holds their masks, and training computes the same views, in full precision. `train_views: 0` is another "
+        "cache is made; else it holds their masks, and training computes the same views, as they are. `train_views: 0` is another "
         "training, and never chosen by itself",
     )
     seed: int = Field(0, ge=0, description="seed of the views")
@@ -274,6 +279,17 @@ class TrainSettings(OptimiserSettings):
     validate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
     validation_episodes: int = Field(200, ge=1, description="episodes a validation")
     accumulate: int = Field(1, ge=1, description="micro-batches that a batch is cut into, for less memory and the same gradients")
+    precision: PrecisionName = Field(
+        "auto",
+        description="number format of the frozen part and of the head's products; weights, losses and thresholds are float32; float16: of "
+        "the frozen part alone. auto: bfloat16 on a GPU (float16 where it has no bfloat16), float32 on a CPU",
+    )
+    compile: Literal["auto", "off", "graph", "compile"] = Field(
+        "auto",
+        description="off: step by step; graph: the step as a CUDA graph; compile: that, and the head by torch.compile. auto: off on a CPU, "
+        "on a GPU what a trial of each finds fastest",
+    )
+    channels_last: bool | Literal["auto"] = Field("auto", description="channels as the innermost axis; auto: on a GPU")
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -286,6 +302,7 @@ class EvaluateSettings(Section):
     """Testing."""
 
     batch_size: int = Field(8, ge=1, description="episodes a batch")
+    precision: PrecisionName = Field("float32", description="number format of the head's products while testing; as train.precision")
 
 
 class Settings(Section):

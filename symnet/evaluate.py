@@ -29,6 +29,7 @@ from symnet.methods.base import Method
 from symnet.metrics import protocol_stamp
 from symnet.model.resize import resize
 from symnet.overlays import draw_overlays
+from symnet.precision import answering, format_name, precision_of
 from symnet.prefetch import ahead
 from symnet.progress import progress
 from symnet.protocols import SCORINGS
@@ -70,7 +71,9 @@ def evaluate(
 
     `method_name` is the method behind the cell's row.
     """
-    base = load_base(inputs.base).to(device)
+    precision = precision_of(settings.evaluate.precision, device)
+    recomputed = precision_of(settings.features.precision, device).frozen
+    base = answering(load_base(inputs.base).to(device), recomputed, device.type == "cuda")
     if base.name != settings.backbone.name:
         raise UserError(
             f"{inputs.base}: its backbone is {base.name}, backbone.name is {settings.backbone.name}; set that, or give another file"
@@ -81,19 +84,22 @@ def evaluate(
     if METHODS[method_name].trained:
         _load(method, inputs.model, method_name, cell.shot, settings)
     method.to(device).eval()
+    method.dtype = precision.trained
     reader = open_reader(settings.data, settings.protocol, data_root, store=inputs.store)
     novel = novel_classes(cell.fold, len(names), settings.data.folds, settings.protocol.split)
     if seen := [names[c - 1] for c in novel if c in base.classes]:
         raise UserError(
             f"{inputs.base}: was trained on {', '.join(seen)}, which fold {cell.fold} tests; give the base learner of that fold"
         )
+    numbers = {"features": format_name(recomputed), "head": format_name(precision.trained)}
     dropped = {names[c - 1]: reason for c, reason in left_out(read_fold_list(inputs.test_list), cell.shot, novel).items()}
     tester = Tester(settings, base, method, source, reader, names, torch.from_numpy(vectors))
     for one in rounds:
         episodes = read_manifest(one.manifest)
         records = _records(one, method_name, settings, inputs.features)
         counts = tester.count(episodes, records, f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, seed {one.seed}")
-        write_json(one.out, _payload(settings, cell, method_name, experiment, one.seed, counts, dropped, len(episodes)), one.provenance)
+        payload = _payload(settings, cell, method_name, experiment, one.seed, counts, dropped, len(episodes)) | {"precision": numbers}
+        write_json(one.out, payload, one.provenance)
     for first in rounds[:1]:
         again = _records(first, method_name, settings, inputs.features)
         few = source if again is None else source.only(base.backbone.mid_blocks)

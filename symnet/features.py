@@ -25,6 +25,7 @@ from symnet.data.readers import Reader, Split, open_reader
 from symnet.data.stored import Store
 from symnet.data.transforms import augment, fit, only_classes
 from symnet.errors import UserError
+from symnet.precision import answering, format_name, precision_of
 from symnet.rates import measure
 from symnet.shards import Columns, Shards, remove_others, write_shards
 
@@ -87,10 +88,10 @@ def compute(base: BaseLearner, views: Sequence[View], device: torch.device) -> t
 
 
 @torch.no_grad()
-def forward(base: BaseLearner, images: Tensor) -> tuple[list[Tensor], Tensor]:
-    """As `compute`, of images [n, 3, S, S] on the base learner's device."""
+def forward(base: BaseLearner, images: Tensor, answered: int | None = None) -> tuple[list[Tensor], Tensor]:
+    """As `compute`, of images [n, 3, S, S] on the base learner's device. answered: base logits of the first ones only; None: of all."""
     maps = base.backbone(images)
-    return maps, base.head(base.backbone.levels(maps).high)
+    return maps, base.head(base.backbone.levels([m[:answered] for m in maps]).high)
 
 
 def train_rows(train: FoldList, held: FoldList, views: int) -> list[Row]:
@@ -119,7 +120,7 @@ def make_features(
         rows = train_rows(train, held, settings.features.train_views)
     else:
         rows = [(row.image, FIXED) for row in fold_list.rows]
-    base = load_base(base_file).to(device)
+    base = answering(load_base(base_file).to(device), precision_of(settings.features.precision, device).frozen, device.type == "cuda")
     reader = open_reader(settings.data, settings.protocol, data_root, store=store)
     size = settings.pixels.size
     with torch.no_grad():
@@ -151,6 +152,7 @@ def make_features(
         "shapes": [list(shape) for shape in shapes],
         "side": base.backbone.side(size),
         "size": size,
+        "precision": format_name(precision_of(settings.features.precision, device).frozen),
         "dtype": "float32" if dtype == "int8" else dtype,  # of what is read
         "kept": kept,
         "shards": write_shards(out, key, batches, columns, max(1, SHARD_BYTES // bytes_a_batch), f"features, {split}"),
@@ -185,7 +187,7 @@ def _maps(dtype: str, rows: Sequence[Row], maps: Sequence[Tensor]) -> Columns:
 
 def as_numbers(values: Tensor, dtype: str, what: str) -> np.ndarray:
     """`values` in the number format of `features.dtype`. Raises `UserError` where one is not finite in it."""
-    found = values.cpu().numpy().astype(dtype)
+    found = values.float().cpu().numpy().astype(dtype)
     if not np.isfinite(found).all():
         raise UserError(f"{what}: not finite as {dtype}; set features.dtype to float32")
     return found

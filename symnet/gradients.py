@@ -12,15 +12,15 @@ from symnet.base_learner import BaseLearner
 from symnet.config import TrainSettings
 from symnet.data.episodes import TrainingEpisodes
 from symnet.errors import UserError
+from symnet.forward_backward import ForwardBackward, Step, divided_by
 from symnet.journal import Journal
-from symnet.methods.base import EpisodeBatch
 from symnet.model.divisors import Divisors
 from symnet.parallel import Ranks
 from symnet.prefetch import Stall
-from symnet.sources import Source, make_batch
+from symnet.sources import Columns, Source
+from symnet.step_modes import Chosen
 from symnet.steps import MicroBatch, micro_batches
 from symnet.trainer import Trainer
-from symnet.watch import observe
 
 
 class Gradients:
@@ -42,8 +42,10 @@ class Gradients:
         journal: Journal | None,
     ) -> None:
         """train: with a batch that the processes can share (`check_shares`). journal: None but in the first of them."""
-        self.trainer, self.base, self.source, self.episodes, self.vectors = trainer, base, source, episodes, vectors
+        self.trainer, self.source, self.episodes = trainer, source, episodes
         self.train, self.ranks, self.stall, self.journal = train, ranks, stall, journal
+        self._work = ForwardBackward(trainer.method, base, source, vectors)
+        self._step = Step(self._work, train.compile, trainer.steps - trainer.step, self._tell)
         self._pieces: Iterator[MicroBatch]
         if train.batch_size // ranks.count % trainer.parts:  # found by another number of processes
             trainer.parts = train.accumulate
@@ -85,26 +87,30 @@ class Gradients:
 
     def _add(self, piece: MicroBatch) -> dict[str, Tensor]:
         """Add the gradients of a micro-batch. Returns what was seen; features and graph are freed with this frame."""
-        method = self.trainer.method
-        batch = make_batch(piece.episodes, self.source.features(piece.loaded), self.vectors, self.base.classes)
-        objective, parts, outputs = method.losses(self.base.backbone, batch, self._divisors(piece, batch))
-        objective.backward()
-        return observe(objective, parts, outputs, batch.query_mask)
+        columns = self._work.send(piece.episodes, piece.loaded, None)
+        divisors = self._divisors(piece, columns)
+        return self._step(columns if divisors is None else columns | divided_by(divisors, self.source.device))
 
-    def _divisors(self, piece: MicroBatch, batch: EpisodeBatch) -> Divisors | None:
-        """Of the whole batch; None where `batch` is it."""
-        device = batch.query_mask.device
+    def _divisors(self, piece: MicroBatch, columns: Columns) -> Divisors | None:
+        """Of the whole batch; None where `columns` are it."""
         if self.ranks.count == 1:
-            return None if piece.divisors is None else piece.divisors.to(device)
+            return piece.divisors
         if self._whole is None:
-            own = piece.divisors or self.trainer.method.divisors(batch.query_mask, batch.support_mask)
-            self._sum(torch.cat([own.pixels[None], own.usable]).to(device))
+            own = piece.divisors or self.trainer.method.divisors(*self._work.masks(columns))
+            self._sum(torch.cat([own.pixels[None], own.usable]).to(self.source.device))
         return self._whole
 
     def _sum(self, own: Tensor) -> None:
         """Of [1 + K] counts of the shares, the divisors of the batch."""
         self.ranks.sum([own])
         self._whole = Divisors(own[0], self.train.batch_size, own[1:])
+
+    def _tell(self, chosen: Chosen) -> None:
+        """Which way steps are run, and why."""
+        if self.journal:
+            print(f"train.compile: {chosen.name}; {chosen.why}", flush=True)
+            seconds = {f"step_seconds.{name}": value for name, value in chosen.seconds.items()}
+            self.journal.log(self.trainer.step, **{f"step_mode.{chosen.name}": 1.0}, **seconds)
 
     def _open(self) -> None:
         """Load from the trainer's step on, in its parts."""

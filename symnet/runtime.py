@@ -31,6 +31,11 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def tune_convolutions() -> None:
+    """Let cuDNN try its algorithms on each new shape: images have one size, so there are few shapes."""
+    torch.backends.cudnn.benchmark = True
+
+
 class StopSignal:
     """Turns SIGTERM, SIGUSR1 and a deadline into a question, `requested`, that a loop asks between two steps."""
 

@@ -1,11 +1,12 @@
 """Where an episode's features come from: the cache, or the images themselves. Both give the same `EpisodeBatch`.
 
-A source works in two steps, so that the first can run ahead in a thread: `load` reads rows on the host, `features` makes block maps of
-them on the device. `only` is the same source for those who have episode records, and need few of the maps.
+A source works in steps, so that the first can run ahead in a thread: `load` reads rows on the host, `send` brings them to the device, and
+`made` makes block maps of them, a function of tensors alone. `only` is the same source for those who have episode records, and need few
+of the maps.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +26,7 @@ from symnet.data.packing import Packed, Plan, pack, plan_augment, plan_fit
 from symnet.data.readers import Reader, Split, open_reader
 from symnet.data.stored import Store
 from symnet.data.transforms import class_table, draw
-from symnet.features import FIXED, LOADERS, FeatureCache, View, compute, forward, keeps_maps, make_view, view_generator
+from symnet.features import FIXED, LOADERS, FeatureCache, View, forward, keeps_maps, make_view, view_generator
 from symnet.methods.base import EpisodeBatch
 from symnet.runtime import send
 
@@ -47,10 +48,13 @@ class Features:
     """Features and masks of n rows; masks are index masks at the network's size."""
 
     maps: list[Tensor]  # [n, C_i, H_i, W_i]
-    base: Tensor | None  # [n, 1 + base classes, H, W]; None of `Source.only`
+    base: Tensor | None  # [n, 1 + base classes, H, W], of the first rows at least; None of `Source.only`
     mask: Tensor  # [n, S, S] uint8
     placed: Tensor  # [n, 2] (height, width) of the image inside the square
     original: Tensor  # [n, 2] (height, width) of the file
+
+
+Columns = dict[str, Tensor]
 
 
 class Source(Protocol):
@@ -62,8 +66,14 @@ class Source(Protocol):
     def load(self, requests: Sequence[Request]) -> Any:
         """Read rows on the host. Safe in another thread."""
 
+    def send(self, loaded: Any) -> Columns:
+        """What `load` returned, on the device, a row an image; the shapes depend on the number of rows alone."""
+
+    def made(self, columns: Columns, answered: int | None = None) -> Features:
+        """Block maps of what was sent. answered: base logits of the first rows only, where they cost anything; None: of all."""
+
     def features(self, loaded: Any) -> Features:
-        """Block maps of what `load` returned, on the device."""
+        """Both: block maps of what `load` returned."""
 
     def only(self, blocks: Sequence[int]) -> "Source":
         """The same, which gives these block maps alone and no base logits."""
@@ -91,11 +101,18 @@ class CacheSource:
         names = ("mask", "placed", "original", *(["base"] if self._blocks is None else []))
         return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self._blocks)} | self.cache.scales(rows, self._blocks)
 
-    def features(self, loaded: dict[str, Tensor]) -> Features:
-        """To the device, as float32."""
-        on = {name: value.to(self.device) for name, value in loaded.items()}
-        maps = self.cache.split(on["maps"], self._blocks, on.get("scales"))
-        return Features(maps, on.get("base"), on["mask"], on["placed"], on["original"])
+    def send(self, loaded: Columns) -> Columns:
+        """To the device, as they are stored."""
+        return {name: send(value, self.device) for name, value in loaded.items()}
+
+    def made(self, columns: Columns, answered: int | None = None) -> Features:
+        """As float32."""
+        maps = self.cache.split(columns["maps"], self._blocks, columns.get("scales"))
+        return Features(maps, columns.get("base"), *(columns[name] for name in ("mask", "placed", "original")))
+
+    def features(self, loaded: Columns) -> Features:
+        """Both."""
+        return self.made(self.send(loaded))
 
     def only(self, blocks: Sequence[int]) -> "CacheSource":
         """The same cache, of which nothing else is read."""
@@ -130,9 +147,19 @@ class _Images:
         found._blocks = blocks
         return found
 
-    def _kept(self, maps: list[Tensor], base: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Of a forward, what was asked for."""
-        return (maps, base) if self._blocks is None else ([maps[i] for i in self._blocks], None)
+    def send(self, loaded: Any) -> Columns:
+        """Images, normalised, and their masks."""
+        raise NotImplementedError
+
+    def made(self, columns: Columns, answered: int | None = None) -> Features:
+        """All images through the backbone as one batch."""
+        maps, base = forward(self.base, columns["images"], answered)
+        kept = (maps, base) if self._blocks is None else ([maps[i] for i in self._blocks], None)
+        return Features(*kept, *(columns[name] for name in ("mask", "placed", "original")))
+
+    def features(self, loaded: Any) -> Features:
+        """Both."""
+        return self.made(self.send(loaded))
 
 
 class ImageSource(_Images):
@@ -142,12 +169,11 @@ class ImageSource(_Images):
         """Decoded and transformed images, in parallel."""
         return list(self._pool.map(self._view, requests))
 
-    def features(self, loaded: list[View]) -> Features:
-        """All of them through the backbone as one batch."""
-        maps, base = compute(self.base, loaded, self.device)
-        mask = torch.stack([view.mask for view in loaded]).to(self.device)
+    def send(self, loaded: list[View]) -> Columns:
+        """Each image and mask, stacked."""
+        images, masks = (torch.stack([getattr(view, name) for view in loaded]).to(self.device) for name in ("image", "mask"))
         placed, original = (torch.tensor([getattr(view, name) for view in loaded]) for name in ("placed", "original"))
-        return Features(*self._kept(maps, base), mask, placed, original)
+        return {"images": images, "mask": masks, "placed": placed, "original": original}
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """The images are read and transformed as well: what a crop shows of a mask depends on them."""
@@ -182,11 +208,11 @@ class DeviceImageSource(_Images):
         packed = pack(items, pin=self.device.type == "cuda")
         return Unfinished(packed, torch.tensor(placed), torch.tensor([mask.shape for _, mask, _ in items]))
 
-    def features(self, loaded: Unfinished) -> Features:
-        """To the device in one copy, transformed, and through the backbone as one batch."""
+    def send(self, loaded: Unfinished) -> Columns:
+        """In one copy, and transformed."""
         pixels = self.settings.pixels
         images, mask = transform(loaded.packed.to(self.device), pixels.size, pixels.antialias, self._table)
-        return Features(*self._kept(*forward(self.base, images)), mask, loaded.placed, loaded.original)
+        return {"images": images, "mask": mask, "placed": loaded.placed, "original": loaded.original}
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """On the device: the images are read and packed, but not transformed."""
@@ -221,9 +247,13 @@ class ViewSource(CacheSource):
         views = [self._rows[self._row(request)][1] for request in requests]
         return self.images.load([replace(r, view=None if view == FIXED else view) for r, view in zip(requests, views, strict=True)])
 
-    def features(self, loaded: Any) -> Features:
+    def send(self, loaded: Any) -> Columns:
+        """As images are sent."""
+        return self.images.send(loaded)
+
+    def made(self, columns: Columns, answered: int | None = None) -> Features:
         """All of them through the backbone as one batch."""
-        return self.images.features(loaded)
+        return self.images.made(columns, answered)
 
     def only(self, blocks: Sequence[int]) -> "ViewSource":
         """The same views; all of the backbone runs, and the rest is dropped."""
@@ -263,36 +293,60 @@ def requests_of(episodes: Sequence[Episode], seed: tuple[int, ...] | None = None
     ]
 
 
-def arranged(episodes: Sequence[Episode], maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def arranged(episodes: Sized, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Maps [n, ...] of the rows of `requests_of(episodes)` -> [B, ...] of queries, [B, K, ...] of supports."""
-    count, shots = len(episodes), len(episodes[0].supports)
-    return [m[:count] for m in maps], [m[count:].unflatten(0, (count, shots)) for m in maps]
+    count = len(episodes)
+    return [m[:count] for m in maps], [m[count:].unflatten(0, (count, -1)) for m in maps]
 
 
 def episode_masks(episodes: Sequence[Episode], mask: Tensor) -> tuple[Tensor, Tensor]:
     """Index masks [n, S, S] of the rows of `requests_of(episodes)` -> [B, S, S] of queries, [B, K, S, S] of supports, in {0, 1, 255}."""
-    wanted = torch.tensor([episode.class_index for episode in episodes])
-    of_row = send(torch.cat([wanted, wanted.repeat_interleave(len(episodes[0].supports))]), mask.device)[:, None, None]
-    (query,), (support,) = arranged(episodes, [torch.where(mask == 255, 255, (mask == of_row).to(torch.uint8))])
+    return masks_of(send(class_indices(episodes), mask.device), mask)
+
+
+def masks_of(classes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """As `episode_masks`, of the episodes' classes [B] on the masks' device."""
+    shots = len(mask) // len(classes) - 1
+    of_row = torch.cat([classes, classes.repeat_interleave(shots)])[:, None, None]
+    (query,), (support,) = arranged(classes, [torch.where(mask == 255, 255, (mask == of_row).to(torch.uint8))])
     return query, support
+
+
+def asked(episodes: Sequence[Episode], vectors: Tensor, base_classes: Sequence[int], device: torch.device) -> Columns:
+    """What episodes ask for, a row an episode, on the device: `classes` [B], `text` [B, T], `base_index` [B].
+
+    vectors [classes, T]: row c - 1 belongs to class c.
+    """
+    classes = class_indices(episodes)
+    position = {c: i for i, c in enumerate(base_classes)}
+    base_index = torch.tensor([position.get(episode.class_index, -1) for episode in episodes])
+    return {name: send(value, device) for name, value in (("classes", classes), ("text", vectors[classes - 1]), ("base_index", base_index))}
+
+
+def class_indices(episodes: Sequence[Episode]) -> Tensor:
+    """[B], on the host."""
+    return torch.tensor([episode.class_index for episode in episodes])
 
 
 def make_batch(
     episodes: Sequence[Episode], found: Features, vectors: Tensor, base_classes: Sequence[int], record: dict[str, Tensor] | None = None
 ) -> EpisodeBatch:
-    """Arrange the rows of `requests_of(episodes)` as episodes. vectors [classes, T]: row c - 1 belongs to class c; record: theirs."""
-    device = found.mask.device
-    wanted = torch.tensor([episode.class_index for episode in episodes])
-    query, support = arranged(episodes, found.maps)
-    query_mask, support_mask = episode_masks(episodes, found.mask)
-    position = {c: i for i, c in enumerate(base_classes)}
+    """Arrange the rows of `requests_of(episodes)` as episodes. vectors: as of `asked`; record: theirs."""
+    return batch_of(asked(episodes, vectors, base_classes, found.mask.device), found, record)
+
+
+def batch_of(wanted: Columns, found: Features, record: dict[str, Tensor] | None = None) -> EpisodeBatch:
+    """As `make_batch`, of what `asked` gives: a function of tensors alone."""
+    classes = wanted["classes"]
+    query, support = arranged(classes, found.maps)
+    query_mask, support_mask = masks_of(classes, found.mask)
     return EpisodeBatch(
         query=query,
         support=support,
         query_mask=query_mask,
         support_mask=support_mask,
-        base_logits=None if found.base is None else found.base[: len(episodes)],
-        text=send(vectors[wanted - 1], device),
-        base_index=send(torch.tensor([position.get(episode.class_index, -1) for episode in episodes]), device),
+        base_logits=None if found.base is None else found.base[: len(classes)],
+        text=wanted["text"],
+        base_index=wanted["base_index"],
         record=record,
     )

@@ -21,6 +21,7 @@ from symnet.methods import METHODS
 
 _LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd", "protocol.split")
 _NETWORK = ("backbone.name",)
+_NUMBERS = ("features.dtype", "features.precision")
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ STAGES = {
     "episodes": Stage("symnet.data.episodes", ("protocol.episodes", "protocol.sampling")),
     "embeddings": Stage("symnet.embeddings", ("text", "data.classes")),
     "base": Stage("symnet.base_learner", ("data", *_LISTS, "pixels", "backbone", "base")),
-    "features_test": Stage("symnet.features", ("data", *_LISTS, "pixels.size", "pixels.antialias", *_NETWORK, "features.dtype")),
+    "features_test": Stage("symnet.features", ("data", *_LISTS, "pixels.size", "pixels.antialias", *_NETWORK, *_NUMBERS)),
     "features_train": Stage(
         "symnet.features",
         (
-            *("data", *_LISTS, "pixels", *_NETWORK, "base.holdout", "base.seed"),
-            *("features.dtype", "features.train_dtype", "features.train_views", "features.train_cache", "features.seed"),
+            *("data", *_LISTS, "pixels", *_NETWORK, *_NUMBERS, "base.holdout", "base.seed"),
+            *("features.train_dtype", "features.train_views", "features.train_cache", "features.seed"),
         ),
     ),
     "records": Stage("symnet.records", ("pixels.size", *_NETWORK, "features.dtype")),
@@ -60,7 +61,7 @@ STAGES = {
     ),
     "evaluate": Stage(
         "symnet.evaluate",
-        ("data", "protocol", "pixels.size", "pixels.antialias", *_NETWORK, "features.cache_test", "evaluate"),
+        ("data", "protocol", "pixels.size", "pixels.antialias", *_NETWORK, "features.cache_test", "features.precision", "evaluate"),
         method=True,
     ),
     "tables": Stage("symnet.report.tables", ()),

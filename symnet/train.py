@@ -27,6 +27,7 @@ from symnet.keeper import Keeper, Run
 from symnet.lease import Lease, hold
 from symnet.methods import METHODS, method_class
 from symnet.parallel import ALONE, Ranks, check_shares
+from symnet.precision import answering, precision_of
 from symnet.prefetch import Stall
 from symnet.progress import progress
 from symnet.rates import Advisor, Rates, measure
@@ -146,7 +147,9 @@ def _train(
     train_list, held = holdout(read_fold_list(inputs.train_list), settings.base.holdout, settings.base.seed)
     _, vectors = read_embeddings(inputs.embeddings)
     torch.manual_seed(settings.train.seed)
-    base = load_base(inputs.base).to(device)
+    precision = precision_of(settings.train.precision, device)
+    last = device.type == "cuda" if settings.train.channels_last == "auto" else settings.train.channels_last
+    base = answering(load_base(inputs.base).to(device), precision.frozen, last)
     if not base.classes:
         raise UserError(f"{inputs.base}: was imported without its fold, so its base classes are not known; import it with --fold")
     source = open_source(settings, data_root, "train", inputs.features, base, device, inputs.store)
@@ -157,6 +160,9 @@ def _train(
     size = settings.train.batch_size // settings.train.accumulate
     validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size, ranks)
     method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
+    if last:
+        method.to(memory_format=torch.channels_last)
+    method.dtype = precision.trained
     trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
     found = load_latest(run.state, STAGE, run.provenance.settings)
     if found is not None:
@@ -167,7 +173,7 @@ def _train(
         lease.check()
         tags = {"code": run.provenance.code, "resumed_at": str(trainer.step), "steps": str(trainer.steps), "processes": str(ranks.count)}
         tags |= {"epoch_steps": str(max(len(train_list.rows) // settings.train.batch_size, 1))} | capture(run.journal.parent)
-        tags |= {f"input.{name}": sha for name, sha in run.provenance.inputs.items()}
+        tags |= {f"input.{name}": sha for name, sha in run.provenance.inputs.items()} | {"precision": str(precision)}
         journal = Journal(run.journal, run.provenance.settings, run.params, tags)
         usage = Usage(source.device, settings.train.batch_size)
         keeper = Keeper(run, lease, journal, Watch(journal, method.supervised, stall=stall.interval, usage=usage), selection)
@@ -190,7 +196,7 @@ def _train(
     if keeper is None:
         return
     weights = trainer.weights() if trainer.best is None else trainer.best[1]
-    meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": selection}
+    meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": selection, "precision": str(precision)}
     meta["model"] = settings.model.model_dump(mode="json") if "model" in METHODS[run.method].settings else None
     save_tensors(out, weights, meta | {"score": None if trainer.best is None else trainer.best[0]}, run.provenance)
     keeper.journal.end("FINISHED")

@@ -19,7 +19,8 @@ class Trainer:
         self.best: tuple[float, dict[str, Tensor]] | None = None
         t = settings.train
         self.parameters = [p for p in method.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.SGD(self.parameters, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay)
+        fused = self.parameters[0].is_cuda or None  # one kernel for all parameters, where there is one
+        self.optimiser = torch.optim.SGD(self.parameters, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, fused=fused)
 
     def advance(self) -> None:
         """One step of SGD at the decayed rate, with the gradients that were gathered since the last."""
@@ -54,7 +55,7 @@ class Trainer:
         self.method.load_state_dict(part("weights."), strict=True)
         for i, parameter in enumerate(self.parameters):
             if f"momentum.{i}" in tensors:
-                self.optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{i}"].to(parameter.device)
+                self.optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[f"momentum.{i}"])
         self.restore(tensors)
         self.step, self.parts = meta["step"], meta["parts"]
         self.best = None if meta["best"] is None else (meta["best"], part("best."))

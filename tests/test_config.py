@@ -48,10 +48,10 @@ TOP_NAMES += "presets, datasets, folds"
     [
         ({"trian": {}}, f"plain.yaml: trian: unknown key; allowed: {TOP_NAMES}, {SECTION_NAMES}"),
         ({"common": {}}, f"plain.yaml: common: unknown key; write its sections ({SECTION_NAMES}) at the top of the file"),
-        ({"evaluate": {"batch": 8}}, "datasets.voc: evaluate.batch: unknown key; allowed: batch_size"),
+        ({"evaluate": {"batch": 8}}, "datasets.voc: evaluate.batch: unknown key; allowed: batch_size, precision"),
         ({"datasets": {"voc": {"trian": {}}}}, f"datasets.voc: trian: unknown key; allowed: {SECTION_NAMES}"),
         ({"datasets": {"voc": {"text": {"dims": 3}}}}, "datasets.voc: text.dims: unknown key; allowed: source, dim"),
-        ({"folds": {2: {"evaluate": {"x": 1}}}}, "datasets.voc, fold 2: evaluate.x: unknown key; allowed: batch_size"),
+        ({"folds": {2: {"evaluate": {"x": 1}}}}, "datasets.voc, fold 2: evaluate.x: unknown key; allowed: batch_size, precision"),
         ({"data": {"images": {"val": "x"}}}, "datasets.voc: data.images.val.[key]: Input should be 'train' or 'test', found 'val'"),
     ],
 )

@@ -19,11 +19,10 @@ from symnet.data.episodes import TrainingEpisodes, make_manifest
 from symnet.data.folds import FoldList, read_fold_list
 from symnet.data.readers import open_reader
 from symnet.errors import UserError
-from symnet.features import View
 from symnet.journal import read_journal
 from symnet.lease import Lost, hold
 from symnet.runtime import StopSignal
-from symnet.sources import CacheSource, Features, ImageSource, requests_of
+from symnet.sources import CacheSource, Columns, Features, ImageSource, requests_of
 from symnet.stages import slice_settings
 from symnet.steps import divide
 from symnet.validation import Validation
@@ -149,16 +148,16 @@ def test_a_batch_in_parts_trains_as_the_whole(bench: Bench, tmp_path: Path, cach
 
 
 def test_only_one_part_s_features_are_held(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, held, rows = ImageSource.features, [], []
+    plain, held, rows = ImageSource.made, [], []
 
-    def features(self: ImageSource, loaded: list[View]) -> Features:
+    def made(self: ImageSource, columns: Columns, answered: int | None = None) -> Features:
         assert all(reference() is None for reference in held)
-        found = plain(self, loaded)
+        found = plain(self, columns, answered)
         held[:] = [weakref.ref(part) for part in found.maps]
-        rows.append(len(loaded))
+        rows.append(len(columns["images"]))
         return found
 
-    monkeypatch.setattr(ImageSource, "features", features)
+    monkeypatch.setattr(ImageSource, "made", made)
     inputs = replace(bench.inputs, features=None)
     bench.train(tmp_path / "out.safetensors", inputs, steps=2, batch_size=4, accumulate=2, selection="last")
     assert rows == [4] * 4  # two queries with a support each, four times

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from symnet.bench.material import BASE_CLASSES, Material
 from symnet.bench.timing import Case, Values, gradients, numbered, values_of
 from symnet.data.episodes import Episode
 from symnet.methods.base import EpisodeBatch
+from symnet.methods.symnet import SymNetMethod
 from symnet.model.base import PSPHead
 from symnet.model.episode import EpisodeInputs
 from symnet.model.head import Head
@@ -79,6 +80,24 @@ def train_step(material: Material, shots: int, cached: bool = False) -> Case:
 
     name = f"train step, {shots}-shot" + (", from the cache" if cached else "")
     return Case(name, "episodes", len(episodes), fast, plain, compare)
+
+
+def plain_step(
+    material: Material, method: SymNetMethod, images: Tensor, masks: Tensor, shots: int, trainer: Trainer | None = None
+) -> tuple[Callable[[], None], Callable[[], dict[str, Tensor]]]:
+    """A step by the twins, from images on; and its losses alone. images, masks: of a batch's queries, then supports."""
+    trainer = trainer or Trainer(method, material.settings, steps=1 << 20)
+    episodes = material.episodes(shots)
+
+    def losses() -> dict[str, Tensor]:
+        batch = _plain_batch(material, episodes, images, masks)
+        return twins.losses(method.head, _plain_inputs(material, batch, training=True), batch.query_mask)[0]
+
+    def plain() -> None:
+        method.head.objective(losses()).backward()
+        trainer.advance()
+
+    return plain, losses
 
 
 def evaluation(material: Material, shots: int) -> Case:

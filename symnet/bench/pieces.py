@@ -21,7 +21,7 @@ from symnet.scoring import Counts
 
 def prior(material: Material) -> Case:
     """SPM, collapsed; the twin multiplies all regions with all. 1 shot."""
-    blocks = _blocks(material, [material.backbone.high_channels])
+    blocks = blocks_of(material, [material.backbone.high_channels])
     query, support, mask = blocks[0][0].relu(), blocks[1][0].relu(), blocks[2]
     fast, plain = ((lambda way=way: {"prior": way(query, support, mask)}) for way in (spm, twins.spm))
     return Case("SPM", "episodes", material.sizes.batch, fast, plain)
@@ -29,7 +29,7 @@ def prior(material: Material) -> Case:
 
 def correlations(material: Material) -> Case:
     """TDC's correlation maps; the twin takes pair by pair. 1 shot."""
-    blocks = _blocks(material, material.backbone.block_channels)
+    blocks = blocks_of(material, material.backbone.block_channels)
     fast, plain = ((lambda way=way: {"maps": way(*blocks)}) for way in (correlation_maps, twins.correlation_maps))
     return Case("TDC correlations", "episodes", material.sizes.batch, fast, plain)
 
@@ -123,7 +123,7 @@ def cache_read(material: Material, disk: Disk) -> Case:
     return Case("HDF5 cache read", "images", 1, fast, plain, tolerance=1e-3)  # the cache holds float16
 
 
-def _blocks(material: Material, channels: tuple[int, ...] | list[int]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def blocks_of(material: Material, channels: tuple[int, ...] | list[int]) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Block maps of queries [B, C, H, W] and supports [B, 1, C, H, W] at these channels, a mask [B, 1, H, W]: a quarter is 1."""
     batch, side, device = material.sizes.batch, material.side, material.device
     query = [torch.randn(batch, c, side, side, device=device) for c in channels]

@@ -14,7 +14,7 @@ import torch
 
 from symnet import __version__
 from symnet.artifacts import Provenance, digest, write_json
-from symnet.bench import cases, pieces, table1
+from symnet.bench import cases, pieces, quick, table1
 from symnet.bench.material import Disk, Material, Sizes, written
 from symnet.bench.timing import Case, measure
 from symnet.errors import UserError
@@ -34,10 +34,11 @@ def bench(sizes: Sizes, device: torch.device) -> dict[str, Any]:
         makers = all_cases(material, disk)
         try:
             figures = [measure(make(), sizes.rounds, device) for make in progress(makers, len(makers), "bench, figures")]
+            left = [] if device.type == "cuda" else [make().name for make in gpu_cases(material)]
         except torch.OutOfMemoryError:
             raise UserError(f"bench: {machine(device)['device']}: not enough memory for {sizes.size} px; use --device cpu") from None
     hours = {"assumed": table1.ASSUMED, "hours": projection(figures)}
-    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "table1": hours}
+    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "needs_gpu": left, "table1": hours}
 
 
 def all_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
@@ -51,7 +52,15 @@ def all_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
         *(partial(make, material) for make in parts),
         partial(pieces.store_read, disk),
         partial(pieces.cache_read, material, disk),
+        partial(quick.folded, material),
+        partial(quick.folded, material, low=True),
+        *(gpu_cases(material) if material.device.type == "cuda" else []),
     ]
+
+
+def gpu_cases(material: Material) -> list[Callable[[], Case]]:
+    """Those that are nothing on a CPU."""
+    return [partial(quick.correlation_kernel, material), *(partial(quick.as_trained, material, shots) for shots in table1.SHOTS)]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -80,6 +89,7 @@ def projection(figures: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     for side, reuses in (("fast", True), ("plain", False)):
         rate = {figure["name"]: figure[side]["rate"] for figure in figures}
         train, evaluate = ({k: rate[f"{what}, {k}-shot"] for k in table1.SHOTS} for what in ("train step", "evaluation"))
+        train |= {k: rate[name] for k in table1.SHOTS if (name := quick.AS_TRAINED.format(k)) in rate}
         found[side] = table1.hours(table1.Rates(train, evaluate, rate["backbone"], reuses))
     return found
 
@@ -100,6 +110,7 @@ def text_of(found: dict[str, Any]) -> str:
         if figure["fast"]["peak_memory"]:
             memory = "  ".join(f"{figure[side]['peak_memory'] / 2**30:>30.1f} GiB" for side in ("fast", "plain"))
             lines.append(f"{'  peak memory':32}{memory}")
+    lines += [f"{name:32}{'needs a GPU':>34}" for name in found["needs_gpu"]]
     lines += ["", f"Table 1 of the paper at these rates and sizes, hours: {table1.ASSUMED}"]
     hours = found["table1"]["hours"]
     for part in hours["fast"]:

@@ -13,6 +13,7 @@ from symnet.cli.jobs import use_device
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller on a CPU (2 minutes), fewer rounds on a GPU.")] = False,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Only tell which operations dominate a training step.")] = False,
     device: Device = "auto",
     threads: Threads = 2,
 ) -> None:
@@ -25,6 +26,12 @@ def bench(
     from symnet.bench.report import text_of, write
 
     used = use_device(device, threads)
+    if profile:
+        from symnet.bench.material import Material
+        from symnet.bench.quick import profile as profile_of
+
+        print(profile_of(Material(sizes_for(used, quick), used)))
+        return
     found = measure(sizes_for(used, quick), used)
     print(text_of(found))
     if json is not None:

@@ -82,10 +82,13 @@ def store_of(manifest: Path | None, train: Path | None = None, test: Path | None
 
 def use_device(name: str, threads: int) -> "torch.device":
     """The device a command asks for, its CPU threads set. Raises `UserError`."""
-    from symnet.runtime import choose_device, use_threads
+    from symnet.runtime import choose_device, tune_convolutions, use_threads
 
     use_threads(threads)
-    return choose_device(name)
+    found = choose_device(name)
+    if found.type == "cuda":
+        tune_convolutions()
+    return found
 
 
 def numbers(text: str) -> list[int]:

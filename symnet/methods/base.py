@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from symnet.backbones.base import Backbone
@@ -36,6 +37,8 @@ class Method(nn.Module):
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:
         super().__init__()
         self.shots, self.side = shots, side
+        self.dtype = torch.float32  # of the products in what is trained; weights, losses and thresholds are float32 all the same
+        self.compiled = False  # whether `losses` runs what is trained through torch.compile
 
     def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Logits [B, 2, H, W] by output name."""

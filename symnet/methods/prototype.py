@@ -6,6 +6,7 @@ from torch import Tensor
 
 from symnet.backbones.base import Backbone
 from symnet.methods.base import EpisodeBatch, Method
+from symnet.model.numbers import wide
 from symnet.model.resize import resize, resize_mask
 
 EPS = 1e-6
@@ -41,5 +42,5 @@ class Prototype(Method):
 
 def _describe(maps: list[Tensor], third: int) -> Tensor:
     """[B, C, H, W], of unit length per position, at the side of the last map: VGG's of the third stage are finer."""
-    chosen = [resize(maps[i], maps[-1].shape[-1]) for i in (third - 1, third, -2, -1)]
+    chosen = [resize(wide(maps[i]), maps[-1].shape[-1]) for i in (third - 1, third, -2, -1)]
     return torch.cat([F.normalize(m, dim=1, eps=EPS) for m in chosen], 1) / len(chosen) ** 0.5

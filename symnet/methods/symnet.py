@@ -1,5 +1,10 @@
 """Sym-Net as a row of the table: its frozen part, its head, its two outputs."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from symnet.backbones.base import Backbone
@@ -8,7 +13,8 @@ from symnet.config import Settings
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.model.divisors import Divisors, divisors_of
 from symnet.model.episode import EpisodeInputs, Record, episode_inputs, freeze_episode
-from symnet.model.head import Head
+from symnet.model.head import Head, HeadOutput
+from symnet.model.numbers import in_format, wide
 from symnet.model.resize import default_scales
 
 
@@ -34,13 +40,20 @@ class SymNetMethod(Method):
         maps, scales = (batch.query, batch.support), self.head.decode.scales
         return freeze_episode(backbone, self.model_settings, *maps, batch.support_mask, batch.text, batch.base_logits, scales, own)
 
+    def _outputs(self, run: Callable[..., HeadOutput], inputs: EpisodeInputs, **named: Any) -> HeadOutput:
+        """The head's answer, in the number format of choice. run: its forward, or that compiled."""
+        if self.dtype == torch.float32:
+            inputs = replace(inputs, query_mid=wide(inputs.query_mid), support_mid=wide(inputs.support_mid))
+        with in_format(self.dtype, inputs.psi.device):
+            return run(inputs, **named)
+
     def record(self, backbone: Backbone, batch: EpisodeBatch) -> Record:
         """What `freeze` finds, but for mid features and masks."""
         return self.freeze(backbone, batch).record()
 
     def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
         """{"meta": ..., "ensemble": ...}, [B, 2, H, W] each."""
-        out = self.head(self.freeze(backbone, batch))
+        out = self._outputs(self.head, self.freeze(backbone, batch))
         return {"meta": out.meta, "ensemble": out.ensemble}
 
     def divisors(self, query_mask: Tensor, support_mask: Tensor) -> Divisors:
@@ -51,6 +64,7 @@ class SymNetMethod(Method):
         self, backbone: Backbone, batch: EpisodeBatch, divisors: Divisors | None = None
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Eq. 15, its parts, and the outputs."""
-        out = self.head(self.freeze(backbone, batch, training=True), with_triplet=True, divisors=divisors)
+        run = torch.compile(self.head.forward, dynamic=False) if self.compiled else self.head
+        out = self._outputs(run, self.freeze(backbone, batch, training=True), with_triplet=True, divisors=divisors)
         parts = self.head.losses(out, batch.query_mask.long(), divisors)
         return self.head.objective(parts), parts, {"meta": out.meta, "ensemble": out.ensemble}

@@ -33,9 +33,10 @@ class PSPHead(nn.Module):
         convolution are linear: their half of the work is done on the vectors.
         """
         size, channels = high.shape[-1], high.shape[1]
-        weight = cast(Tensor, self.classify[0].weight)  # [width, C + 4 parts, 3, 3]
+        first = cast(nn.Conv2d, self.classify[0])  # its bias: of the batch norm after it, where that is folded
+        weight = first.weight  # [width, C + 4 parts, 3, 3]
         own, *parts = weight.split([channels, *[channels // len(BINS)] * len(BINS)], 1)
-        x = F.conv2d(high, own, padding=1)
+        x = F.conv2d(high, own, first.bias, padding=1)
         for bins, branch, part in zip(BINS, self.pyramid, parts, strict=True):
             x = x + _resized_and_convolved(F.relu(branch(F.adaptive_avg_pool2d(high, bins))), part, size)
         for layer in self.classify[1:]:

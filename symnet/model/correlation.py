@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from symnet import kernels
+from symnet.model.numbers import wide
 from symnet.model.resize import resize, resize_mask
 
 EPS = 1e-5  # added to each norm
@@ -25,16 +27,17 @@ def hyper_correlations(query: list[Tensor], support: list[Tensor], mask: Tensor,
 
 
 def correlation_maps(query: list[Tensor], support: list[Tensor], mask: Tensor, budget: int = 1 << 24) -> Tensor:
-    """One map a block: the cosine of each query position with the support foreground, clamped at 0, averaged. Returns [B, N, H, W].
+    """One map a block: the cosine of each query position with the support foreground, clamped at 0, averaged. [B, N, H, W] float32.
 
     query: N block maps [B, C_i, H, W]; support: N block maps [B, K, C_i, H, W]; mask [B, K, H, W], whose positions equal to 1 are
     the foreground (none: the map is 0). The K shots are averaged evenly. A positive factor passes through the clamp, so norms divide sums
-    and weights, never the maps. Memory beside the inputs: at most `budget` elements of products, and on a CPU one pair's foreground.
+    and weights, never the maps. Memory beside the inputs: at most `budget` elements of products, and on a CPU one pair's foreground; of
+    the kernel, none. Norms and sums are float32 (float64 of float64) whatever the maps are.
     """
     batch, shots, height, width = mask.shape
     foreground = (mask.flatten(2) == 1).flatten(0, 1)  # [BK, HW]
     # On a CPU each pair's background is left out of its product. On a GPU that would wait for the device: it gets the weight 0.
-    inside = None if foreground.is_cuda else [row.nonzero().squeeze(1) for row in foreground]
+    inside = [row.nonzero().squeeze(1) for row in foreground] if foreground.device.type == "cpu" else None
     maps = []
     for q, s in zip(query, support, strict=True):
         queries = q.flatten(2).transpose(1, 2)  # [B, HW, C]
@@ -48,31 +51,40 @@ def correlation_maps(query: list[Tensor], support: list[Tensor], mask: Tensor, b
 def _all_at_once(queries: Tensor, supports: Tensor, foreground: Tensor, budget: int) -> Tensor:
     """queries [B, HW, C], supports [BK, C, HW], foreground bool [BK, HW] -> [BK, HW]: mean of |q| cos, clamped."""
     share = foreground / foreground.sum(1, keepdim=True).clamp(min=1)  # each row sums to 1, or is 0
-    weight = share.to(supports.dtype) / (_norm(supports, 1) + EPS)
+    norm = _norm(supports, 1)
+    weight = share.to(norm.dtype) / (norm + EPS)
+    if kernels.fits(queries, supports):
+        from symnet.kernels.correlation import clamped_mean  # here: it needs Triton
+
+        return clamped_mean(queries, supports.transpose(1, 2), foreground, weight)
     return _clamped_mean(queries.repeat_interleave(len(supports) // len(queries), 0), supports, weight, budget)
 
 
 def _pair_by_pair(queries: Tensor, supports: Tensor, inside: list[Tensor], budget: int) -> Tensor:
     """The same, of the positions `inside` of each pair only."""
-    found = queries.new_zeros(len(supports), queries.shape[1])
+    found = []
     shots = len(supports) // len(queries)
     for pair, positions in enumerate(inside):
-        if len(positions):
-            chosen = supports[pair].index_select(1, positions)  # [C, M]
-            weight = 1 / ((_norm(chosen, 0) + EPS) * len(positions))
-            found[pair] = _clamped_mean(queries[pair // shots], chosen, weight, budget)
-    return found
+        chosen = supports[pair].index_select(1, positions)  # [C, M]
+        weight = 1 / ((_norm(chosen, 0) + EPS) * max(len(positions), 1))
+        found.append(_clamped_mean(queries[pair // shots], chosen, weight, budget))
+    return torch.stack(found)
 
 
 def _norm(x: Tensor, dim: int) -> Tensor:
     """Euclidean, over `dim`. On a CPU the library's norm over an axis that is not the last takes ten times as long as a dot product."""
-    return x.norm(dim=dim) if x.is_cuda else torch.linalg.vecdot(x, x, dim=dim).sqrt()
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return torch.linalg.vector_norm(x, dim=dim, dtype=torch.float32)
+    return torch.linalg.vecdot(x, x, dim=dim).sqrt() if x.device.type == "cpu" else x.norm(dim=dim)
 
 
 def _clamped_mean(queries: Tensor, supports: Tensor, weight: Tensor, budget: int) -> Tensor:
     """queries [..., P, C], supports [..., C, M], weight [..., M] -> [..., P]: the weighted sum of clamped products, rows in pieces."""
-    rows = queries.split(max(1, budget // weight.numel()), -2)
-    return torch.cat([(torch.matmul(piece, supports).clamp_(min=0) @ weight.unsqueeze(-1)).squeeze(-1) for piece in rows], -1)
+    if queries.dtype == torch.float16:
+        queries, supports = wide(queries), wide(supports)  # products of what is not of unit length may not fit
+    rows = queries.split(max(1, budget // max(weight.numel(), 1)), -2)
+    sums = [(torch.matmul(piece, supports).clamp_(min=0).to(weight.dtype) @ weight.unsqueeze(-1)).squeeze(-1) for piece in rows]
+    return torch.cat(sums, -1)
 
 
 class Fusion(nn.Module):

@@ -12,6 +12,7 @@ from symnet.model.correlation import Fusion
 from symnet.model.decoder import Decoder
 from symnet.model.divisors import Divisors
 from symnet.model.episode import EpisodeInputs
+from symnet.model.numbers import exactly
 from symnet.model.prototypes import Alignment, Regions, query_regions, support_prototype
 from symnet.model.resize import resize
 from symnet.model.segmentation import cross_entropy
@@ -57,11 +58,15 @@ class Head(nn.Module):
         self.ensemble = Ensemble()
 
     def forward(self, episode: EpisodeInputs, with_triplet: bool = False, divisors: Divisors | None = None) -> HeadOutput:
-        """Segment the queries of an episode batch. divisors: for the triplet loss, of the batch that this is a part of."""
+        """Segment the queries of an episode batch. divisors: for the triplet loss, of the batch that this is a part of.
+
+        Under `torch.autocast`, K-shot weights, ensemble and triplet loss stay in float32.
+        """
         batch, shots = episode.psi.shape
         query = self.reduce_query(episode.query_mid)  # [B, C, H, W]
         support = self.reduce_support(episode.support_mid.flatten(0, 1))  # [BK, C, H, W]
-        weights = self.weigh(episode.psi) if hasattr(self, "weigh") else mean_weights(episode.psi)  # [B, K]
+        with exactly(query.device):
+            weights = self.weigh(episode.psi) if hasattr(self, "weigh") else mean_weights(episode.psi)  # [B, K]
         priors = [(weights[:, :, None, None] * prior).sum(1, keepdim=True) for prior in episode.priors]  # [B, 1, s, s]
         prior = resize(priors[0], query.shape[-1])  # [B, 1, H, W], the finest
 
@@ -78,8 +83,11 @@ class Head(nn.Module):
         triplet = None
         if with_triplet and augmented is not None and s.triplet:
             features = support.unflatten(0, (batch, shots))
-            triplet = co_triplet(augmented, regions, support_mean, features, episode.foreground, s.margin, s.triplet_distance, divisors)
-        ensemble = self.ensemble(decoded.meta, psi, episode.base)
+            found = (augmented, regions, support_mean, features, episode.foreground)
+            with exactly(query.device):
+                triplet = co_triplet(*found, s.margin, s.triplet_distance, divisors)
+        with exactly(query.device):
+            ensemble = self.ensemble(decoded.meta, psi, episode.base)
         return HeadOutput(ensemble, decoded.meta, decoded.inner, prior, hyper, prototypes, augmented, weights, triplet)
 
     def _support_prototypes(self, support: Tensor, episode: EpisodeInputs) -> Tensor:

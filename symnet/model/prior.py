@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from symnet.model.numbers import wide
 from symnet.model.resize import resize
 
 WINDOWS = ((5, 5), (7, 1), (1, 7))
@@ -19,16 +20,17 @@ def spm(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
     query [B, C, H, W], support [B, K, C, H, W], mask [B, K, H, W] in [0, 1]. The score of a query region is the mean over all
     support regions of cos(r_q, r_s) * |r_q| (the L2 norm, as the text of eq. 2 says). Nothing bends between the inner product and
     the mean, so mean_j cos(q_i, s_j) |q_i| = <q_i, mean_j s_j / |s_j|>, and pooling the query commutes with that product as well:
-    O(HW C) work and memory where the equations read O((HW)^2 C).
+    O(HW C) work and memory where the equations read O((HW)^2 C). Of features in 16 bits, regions and products are 16 bits as well; norms,
+    scores and what comes after are float32.
     """
-    batch, shots, height, width = mask.shape
-    masked = (support * mask.unsqueeze(2)).flatten(0, 1).permute(0, 2, 3, 1).contiguous()  # [BK, H, W, C]: pooled and normed in rows
+    batch, shots = mask.shape[:2]
+    masked = (support * mask.to(support.dtype).unsqueeze(2)).flatten(0, 1)
+    masked = masked.permute(0, 2, 3, 1).contiguous()  # [BK, H, W, C]: pooled and normed in rows
     priors = []
     for window in WINDOWS:
         regions = _pool(masked, window).flatten(1, 2)  # [BK, HW, C]
-        share = 1 / (regions.norm(dim=2) + EPS) / (height * width)  # [BK, HW]
-        mean = torch.bmm(share.unsqueeze(1), regions).view(batch, shots, -1)  # [B, K, C]
-        score = torch.einsum("bchw,bkc->bkhw", query, mean)
+        mean = _mean_direction(regions).view(batch, shots, -1)  # [B, K, C]
+        score = wide(torch.einsum("bchw,bkc->bkhw", query, mean))
         priors.append(min_max(_pool(score.unsqueeze(4), window).squeeze(4)))  # [B, K, H, W]
     return torch.stack(priors).mean(0)
 
@@ -38,6 +40,7 @@ def pfenet_prior(query: Tensor, support: Tensor, mask: Tensor, budget: int = 1 <
 
     Arguments as `spm`. The [HW, HW] matrix is made in pieces of at most `budget` elements.
     """
+    query, support = wide(query), wide(support)
     batch, shots, height, width = mask.shape
     queries = query.flatten(2).unsqueeze(1)  # [B, 1, C, HW]
     supports = (support * mask.unsqueeze(2)).flatten(3).transpose(2, 3)  # [B, K, HW, C]
@@ -60,6 +63,7 @@ def hpm(query: Tensor, support: Tensor, mask: Tensor, scales: Sequence[int]) -> 
     first scale is finer than the features (VGG: 60 over 30), both sides are resized to it, and the next starts from the query as it was.
     K shots: each support has its own hierarchy (MIANet itself uses the first support only).
     """
+    query, support = wide(query), wide(support)
     batch, shots, side = *mask.shape[:2], query.shape[-1]
     own = query.unsqueeze(1).expand(-1, shots, -1, -1, -1).flatten(0, 1)  # [BK, C, H, W]: each support weights the query by its own prior
     original, at = support.flatten(0, 1), mask.flatten(0, 1).unsqueeze(1)  # [BK, C, H, W], [BK, 1, H, W]
@@ -84,6 +88,15 @@ def min_max(score: Tensor) -> Tensor:
     """Each map [..., H, W] moved and scaled to [0, 1]; a constant map becomes 0."""
     low, high = score.amin((-2, -1), keepdim=True), score.amax((-2, -1), keepdim=True)
     return (score - low) / (high - low + EPS)
+
+
+def _mean_direction(regions: Tensor) -> Tensor:
+    """mean_j r_j / |r_j| over positions: [n, P, C] -> [n, C]."""
+    norm = torch.linalg.vector_norm(regions, dim=2, dtype=wide(regions[:0]).dtype) + EPS
+    if regions.dtype not in (torch.float16, torch.bfloat16):
+        return torch.bmm((1 / norm / regions.shape[1]).unsqueeze(1), regions).squeeze(1)
+    share = (1 / norm).clamp(max=6e4).to(regions.dtype)  # what float16 can hold; more than that are regions of zeros
+    return (torch.bmm(share.unsqueeze(1), regions).squeeze(1).float() / regions.shape[1]).to(regions.dtype)
 
 
 def _pool(x: Tensor, window: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ FALLBACK = 12  # positions taken when a threshold selects none
 def masked_mean(features: Tensor, weight: Tensor) -> Tensor:
     """Mean over positions: features [B, C, P], weight [B, P] -> [B, C]; zero where no weight is."""
     total = torch.bmm(features, weight.to(features.dtype).unsqueeze(2)).squeeze(2)
-    return total / weight.sum(1, keepdim=True).clamp(min=1).to(features.dtype)
+    return total / weight.sum(1, keepdim=True).clamp(min=1).to(torch.promote_types(features.dtype, torch.float32))
 
 
 def support_prototype(features: Tensor, mask: Tensor, variant: Literal["paper", "released"]) -> Tensor:

@@ -9,6 +9,10 @@ EPS = 1e-7
 def gram(features: Tensor) -> Tensor:
     """Cosine-normalised channel Gram matrix: [B, C, H, W] -> [B, C, C]."""
     flat = features.flatten(2)
+    if flat.dtype in (torch.float16, torch.bfloat16):  # of unit length before the product: its sums would not fit in float16
+        norm = torch.linalg.vector_norm(flat, dim=2, keepdim=True, dtype=torch.float32)
+        flat = (flat / (norm + EPS)).to(flat.dtype)
+        return torch.bmm(flat, flat.transpose(1, 2)).float()
     norm = flat.norm(dim=2, keepdim=True)
     return torch.bmm(flat, flat.transpose(1, 2)) / (norm * norm.transpose(1, 2) + EPS)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from symnet.model.divisors import Divisors, usable
+from symnet.model.numbers import wide
 from symnet.model.prototypes import Regions, masked_mean
 
 
@@ -32,7 +33,11 @@ def co_triplet(
     (positive: the farthest foreground position, negative: the mean background vector; 255 counts as background). Images without
     foreground or without background are left out of the divisor; mean over shots.
     `normalised`: between L2-normalised vectors. `printed`: eq. 12 as it stands. divisors: of the batch that this is a part of.
+    What has 16 bits is computed in float32.
     """
+
+    query, support, features = wide(query), wide(support), wide(features)
+    regions = Regions(*(wide(mean) for mean in regions))
 
     def unit(x: Tensor, dim: int = -1) -> Tensor:
         return F.normalize(x, dim=dim) if metric == "normalised" else x

@@ -1,0 +1,147 @@
+"""The answering form of backbones and base learners: the plain one's values, in float32 and in 16 bits; what of it is fused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from symnet.backbones import BACKBONES
+from symnet.backbones import folded as module
+from symnet.backbones.base import Backbone
+from symnet.backbones.folded import Folded, _Added, _Joined, _Rectified, fold
+from symnet.backbones.loading import build_backbone, load_backbone
+from symnet.base_learner import BaseLearner
+from symnet.bench.material import calibrated
+from symnet.config import BackboneSettings
+from symnet.errors import UserError
+from symnet.model.base import PSPHead
+from symnet.precision import Precision, answering, precision_of
+
+CPU = torch.device("cpu")
+BF16 = {"vgg16_bn": 0.1}  # VGG has no shortcuts that keep what was exact
+SIZE = 65
+
+
+@pytest.fixture(scope="module", params=list(BACKBONES))
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    torch.manual_seed(0)
+    return calibrated(request.param).requires_grad_(False)
+
+
+def images(count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def error(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """The largest difference, over the largest value of its map."""
+    assert [m.shape for m in found] == [m.shape for m in expected]
+    return max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
+
+
+@torch.no_grad()
+def test_a_folded_backbone_gives_the_plain_ones_maps_and_levels(backbone: Backbone) -> None:
+    plain = backbone(images())
+    for channels_last in (False, True):
+        folded = Folded(backbone, torch.float32, channels_last)
+        found = folded(images())
+        assert error(found, plain) < 1e-4
+        assert error(list(folded.levels(found)), list(backbone.levels(plain))) < 1e-4
+        assert all(m.is_contiguous(memory_format=folded.order) for m in found)
+    assert [getattr(folded, name) for name in Backbone.__annotations__] == [getattr(backbone, name) for name in Backbone.__annotations__]
+    assert folded.side(SIZE) == backbone.side(SIZE)
+
+
+@torch.no_grad()
+def test_in_16_bits_it_stays_near(backbone: Backbone, request: pytest.FixtureRequest) -> None:
+    plain, name = backbone(images()), request.node.callspec.params["backbone"]
+    for dtype, allowed in ((torch.bfloat16, BF16.get(name, 0.04)), (torch.float16, BF16.get(name, 0.04) / 5)):
+        found = Folded(backbone, dtype, True)(images())
+        assert {m.dtype for m in found} == {dtype}
+        assert 1e-5 < error(found, plain) < allowed
+
+
+@torch.no_grad()
+def test_the_published_network_in_16_bits() -> None:
+    plain = load_backbone(BackboneSettings(name="efficientnet_lite0", weights="package"), Path()).eval()
+    expected = plain(images())
+    assert error(Folded(plain, torch.float32, False)(images()), expected) < 1e-5
+    assert error(Folded(plain, torch.bfloat16, True)(images()), expected) < 0.05
+    assert error(Folded(plain, torch.float16, True)(images()), expected) < 0.01
+
+
+def test_every_relu_of_a_resnet_is_part_of_a_convolution() -> None:
+    """Of 3 blocks the sum is no map; of the last no ReLU is wanted. Three in the stem and two a block follow convolutions."""
+    folded = Folded(build_backbone("resnet50").eval(), torch.float32, False)
+    kinds = [type(part) for part in folded.net.modules()]
+    assert [kinds.count(kind) for kind in (_Added, _Joined, _Rectified)] == [3, 12, 3 + 2 * 16]
+    calls = {str(node.target) for node in folded.net.graph.nodes if node.op != "call_module"}
+    assert not any("relu" in call for call in calls)
+    assert not any(isinstance(part, (nn.ReLU, nn.BatchNorm2d, nn.Identity)) for part in folded.net.modules())
+
+
+def test_the_plain_one_is_left_as_it_was() -> None:
+    plain = calibrated("resnet50_tv")
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    Folded(plain, torch.bfloat16, True)
+    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
+    assert all(p.requires_grad for p in plain.parameters())
+
+
+def test_a_batch_norm_that_nothing_comes_before_is_found() -> None:
+    with pytest.raises(AssertionError, match="batch norm without a convolution before it"):
+        fold(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)))
+
+
+@torch.no_grad()
+def test_a_base_learner_that_answers(backbone: Backbone) -> None:
+    torch.manual_seed(2)
+    head = PSPHead(backbone.high_channels, 6, 32)
+    for part in head.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+            part.weight.uniform_(0.5, 2)
+            part.bias.normal_()
+    base = BaseLearner("x", backbone, head, (1, 2, 3, 4, 5), "").to(CPU)
+    assert answering(base, torch.float32, True) is base  # the bytes it always gave
+    expected = head(backbone.levels(backbone(images())).high)
+    exact = fold(head)(backbone.levels(backbone(images())).high)
+    torch.testing.assert_close(exact, expected, rtol=1e-4, atol=1e-4)
+    quick = answering(base, torch.bfloat16, True)
+    found = quick.head(quick.backbone.levels(quick.backbone(images())).high)
+    assert found.dtype == torch.bfloat16
+    assert error([found], [expected]) < 0.1
+    assert quick.classes == base.classes
+
+
+def test_what_a_precision_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    f32, f16, bf16 = torch.float32, torch.float16, torch.bfloat16
+    assert [precision_of(name, CPU) for name in ("auto", "float32", "bfloat16", "float16")] == [
+        Precision(f32, f32),
+        Precision(f32, f32),
+        Precision(bf16, bf16),
+        Precision(f16, f32),
+    ]
+    gpu = torch.device("cuda")
+    for has, expected in ((True, Precision(bf16, bf16)), (False, Precision(f16, f32))):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        assert precision_of("auto", gpu) == expected
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old")
+    with pytest.raises(UserError, match="precision: found bfloat16, which Old lacks; use auto, float16 or float32"):
+        precision_of("bfloat16", gpu)
+    assert [str(p) for p in (Precision(f16, f32), Precision(bf16, bf16))] == ["float16, head float32", "bfloat16"]
+
+
+def test_no_fused_call_is_asked_for_on_a_cpu() -> None:
+    assert not module.cudnn_fuses(CPU, torch.bfloat16)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnet50", "vgg16_bn", "efficientnet_lite0"])
+def test_fused_calls_give_the_plain_calls_values(name: str) -> None:
+    torch.manual_seed(0)
+    plain = calibrated(name).cuda().requires_grad_(False)
+    fused, apart = (Folded(plain, torch.bfloat16, last) for last in (True, False))  # fused in channels-last order only
+    assert error(fused(images().cuda()), [m.float() for m in apart(images().cuda())]) < BF16.get(name, 0.04)
