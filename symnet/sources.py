@@ -25,9 +25,10 @@ from symnet.data.packing import Packed, Plan, pack, plan_augment, plan_fit
 from symnet.data.readers import Reader, Split, open_reader
 from symnet.data.stored import Store
 from symnet.data.transforms import class_table, draw
-from symnet.features import FIXED, LOADERS, FeatureCache, View, compute, forward, keeps_maps, make_view, view_generator
+from symnet.features import FIXED, LOADERS, FeatureCache, View, forward, keeps_maps, make_view, view_generator
 from symnet.methods.base import EpisodeBatch
 from symnet.runtime import send
+from symnet.scoring import of_class
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,29 @@ class Features:
     maps: list[Tensor]  # [n, C_i, H_i, W_i]
     base: Tensor | None  # [n, 1 + base classes, H, W]; None of `Source.only`
     mask: Tensor  # [n, S, S] uint8
-    placed: Tensor  # [n, 2] (height, width) of the image inside the square
-    original: Tensor  # [n, 2] (height, width) of the file
 
 
-class Source(Protocol):
-    """What training and evaluation ask for rows. `side` is that of the backbone's levels, `device` where features are made."""
+class Loader(Protocol):
+    """What a test asks for rows. `device`: where features are made.
 
-    side: int
+    `blocks`: the block maps that it gives, and no base logits; None: all of both. `kept_as`: a type that holds the maps exactly.
+    """
+
     device: torch.device
+    blocks: Sequence[int] | None
+    kept_as: torch.dtype
 
     def load(self, requests: Sequence[Request]) -> Any:
         """Read rows on the host. Safe in another thread."""
 
     def features(self, loaded: Any) -> Features:
         """Block maps of what `load` returned, on the device."""
+
+
+class Source(Loader, Protocol):
+    """What training asks for rows, beside. `side` is that of the backbone's levels."""
+
+    side: int
 
     def only(self, blocks: Sequence[int]) -> "Source":
         """The same, which gives these block maps alone and no base logits."""
@@ -78,7 +87,8 @@ class CacheSource:
     def __init__(self, manifest: Path, device: torch.device) -> None:
         self.cache = FeatureCache(manifest)
         self.device, self.side = device, self.cache.side
-        self._blocks: Sequence[int] | None = None
+        self.blocks: Sequence[int] | None = None
+        self.kept_as = torch.float16 if self.cache.dtype == "float16" else torch.float32
         self._shown: dict[str, list[tuple[int, frozenset[int]]]] = {}
         views = [(row, index) for row, index in self.cache.rows.items() if row[1] != FIXED]
         for (image, _), index in views:
@@ -88,19 +98,19 @@ class CacheSource:
     def load(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """Columns of the cache, in order."""
         rows = [self._row(request) for request in requests]
-        names = ("mask", "placed", "original", *(["base"] if self._blocks is None else []))
-        return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self._blocks)} | self.cache.scales(rows, self._blocks)
+        names = ("mask", *(["base"] if self.blocks is None else []))
+        return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self.blocks)} | self.cache.scales(rows, self.blocks)
 
     def features(self, loaded: dict[str, Tensor]) -> Features:
         """To the device, as float32."""
         on = {name: value.to(self.device) for name, value in loaded.items()}
-        maps = self.cache.split(on["maps"], self._blocks, on.get("scales"))
-        return Features(maps, on.get("base"), on["mask"], on["placed"], on["original"])
+        maps = self.cache.split(on["maps"], self.blocks, on.get("scales"))
+        return Features(maps, on.get("base"), on["mask"])
 
     def only(self, blocks: Sequence[int]) -> "CacheSource":
         """The same cache, of which nothing else is read."""
         found = copy.copy(self)
-        found._blocks = blocks
+        found.blocks = blocks
         return found
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
@@ -118,21 +128,27 @@ class CacheSource:
 class _Images:
     """Images of a split, read in threads."""
 
+    kept_as = torch.float32
+
     def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device) -> None:
         self.settings, self.reader, self.split, self.base, self.device = settings, reader, split, base.to(device), device
         self.side = base.backbone.side(settings.pixels.size)
         self._pool = ThreadPoolExecutor(LOADERS)
-        self._blocks: Sequence[int] | None = None
+        self.blocks: Sequence[int] | None = None
 
     def only(self, blocks: Sequence[int]) -> Self:
         """The same images; all of the backbone runs, and the rest is dropped."""
         found = copy.copy(self)
-        found._blocks = blocks
+        found.blocks = blocks
         return found
 
-    def _kept(self, maps: list[Tensor], base: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Of a forward, what was asked for."""
-        return (maps, base) if self._blocks is None else ([maps[i] for i in self._blocks], None)
+    @torch.no_grad()
+    def _forward(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Block maps and base logits of images [n, 3, S, S], what was asked for of them."""
+        if self.blocks is None:
+            return forward(self.base, images)
+        maps = self.base.backbone(images)
+        return [maps[i] for i in self.blocks], None
 
 
 class ImageSource(_Images):
@@ -144,10 +160,8 @@ class ImageSource(_Images):
 
     def features(self, loaded: list[View]) -> Features:
         """All of them through the backbone as one batch."""
-        maps, base = compute(self.base, loaded, self.device)
-        mask = torch.stack([view.mask for view in loaded]).to(self.device)
-        placed, original = (torch.tensor([getattr(view, name) for view in loaded]) for name in ("placed", "original"))
-        return Features(*self._kept(maps, base), mask, placed, original)
+        images = torch.stack([view.image for view in loaded]).to(self.device)
+        return Features(*self._forward(images), torch.stack([view.mask for view in loaded]).to(self.device))
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """The images are read and transformed as well: what a crop shows of a mask depends on them."""
@@ -162,35 +176,22 @@ class ImageSource(_Images):
         return make_view(self.settings, self.reader, self.split, row, self.base.classes, request.wanted, _draw_seed(request.seed))
 
 
-@dataclass(frozen=True)
-class Unfinished:
-    """Images as they were read, and what the device is to make of them."""
-
-    packed: Packed
-    placed: Tensor  # [n, 2], as in `Features`
-    original: Tensor  # [n, 2]
-
-
 class DeviceImageSource(_Images):
     """The same images, transformed on the device, all rows at once; the host reads them and draws the random numbers."""
 
-    def load(self, requests: Sequence[Request]) -> Unfinished:
+    def load(self, requests: Sequence[Request]) -> Packed:
         """Images, masks and plans in one buffer, page-locked where the device is a GPU; read in parallel."""
-        items = list(self._pool.map(self._item, requests))
-        whole = (self.settings.pixels.size,) * 2
-        placed = [item[2][:2] if request.seed is None else whole for request, item in zip(requests, items, strict=True)]
-        packed = pack(items, pin=self.device.type == "cuda")
-        return Unfinished(packed, torch.tensor(placed), torch.tensor([mask.shape for _, mask, _ in items]))
+        return pack(list(self._pool.map(self._item, requests)), pin=self.device.type == "cuda")
 
-    def features(self, loaded: Unfinished) -> Features:
+    def features(self, loaded: Packed) -> Features:
         """To the device in one copy, transformed, and through the backbone as one batch."""
         pixels = self.settings.pixels
-        images, mask = transform(loaded.packed.to(self.device), pixels.size, pixels.antialias, self._table)
-        return Features(*self._kept(*forward(self.base, images)), mask, loaded.placed, loaded.original)
+        images, mask = transform(loaded.to(self.device), pixels.size, pixels.antialias, self._table)
+        return Features(*self._forward(images), mask)
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """On the device: the images are read and packed, but not transformed."""
-        return crop(self.load(requests).packed.to(self.device), self.settings.pixels.size, self._table)[0]
+        return crop(self.load(requests).to(self.device), self.settings.pixels.size, self._table)[0]
 
     @cached_property
     def _table(self) -> Tensor | None:
@@ -214,7 +215,7 @@ class ViewSource(CacheSource):
 
     def __init__(self, manifest: Path, images: ImageSource | DeviceImageSource) -> None:
         super().__init__(manifest, images.device)
-        self.images, self._rows = images, list(self.cache.rows)
+        self.images, self.kept_as, self._rows = images, images.kept_as, list(self.cache.rows)
 
     def load(self, requests: Sequence[Request]) -> Any:
         """Images of the views."""
@@ -228,7 +229,33 @@ class ViewSource(CacheSource):
     def only(self, blocks: Sequence[int]) -> "ViewSource":
         """The same views; all of the backbone runs, and the rest is dropped."""
         found = copy.copy(self)
-        found.images = self.images.only(blocks)
+        found.images, found.blocks = self.images.only(blocks), blocks
+        return found
+
+
+class Remembered:
+    """A source whose features stay on the device, as far as `room` bytes go: for those who ask for the same rows together again."""
+
+    def __init__(self, source: Loader, room: int) -> None:
+        self.device, self.blocks, self.kept_as = source.device, source.blocks, source.kept_as
+        self._source, self._room = source, room
+        self._held: dict[tuple[Request, ...], Features] = {}
+
+    def load(self, requests: Sequence[Request]) -> tuple[tuple[Request, ...], Any]:
+        """Nothing is read of rows that are there."""
+        rows = tuple(requests)
+        return rows, None if rows in self._held else self._source.load(requests)
+
+    def features(self, loaded: tuple[tuple[Request, ...], Any]) -> Features:
+        """As they are remembered, or made, and remembered where there is room."""
+        rows, read = loaded
+        if rows in self._held:
+            return self._held[rows]
+        found = self._source.features(read)
+        size = found.mask.nbytes + sum(m.nbytes for m in (*found.maps, *([] if found.base is None else [found.base])))
+        if size <= self._room:
+            self._room -= size
+            self._held[rows] = found
         return found
 
 
@@ -272,27 +299,37 @@ def arranged(episodes: Sequence[Episode], maps: Sequence[Tensor]) -> tuple[list[
 def episode_masks(episodes: Sequence[Episode], mask: Tensor) -> tuple[Tensor, Tensor]:
     """Index masks [n, S, S] of the rows of `requests_of(episodes)` -> [B, S, S] of queries, [B, K, S, S] of supports, in {0, 1, 255}."""
     wanted = torch.tensor([episode.class_index for episode in episodes])
-    of_row = send(torch.cat([wanted, wanted.repeat_interleave(len(episodes[0].supports))]), mask.device)[:, None, None]
-    (query,), (support,) = arranged(episodes, [torch.where(mask == 255, 255, (mask == of_row).to(torch.uint8))])
+    of_row = send(torch.cat([wanted, wanted.repeat_interleave(len(episodes[0].supports))]), mask.device)
+    (query,), (support,) = arranged(episodes, [of_class(mask, of_row)])
     return query, support
 
 
-def make_batch(
-    episodes: Sequence[Episode], found: Features, vectors: Tensor, base_classes: Sequence[int], record: dict[str, Tensor] | None = None
-) -> EpisodeBatch:
-    """Arrange the rows of `requests_of(episodes)` as episodes. vectors [classes, T]: row c - 1 belongs to class c; record: theirs."""
-    device = found.mask.device
-    wanted = torch.tensor([episode.class_index for episode in episodes])
+def make_batch(episodes: Sequence[Episode], found: Features, vectors: Tensor, base_classes: Sequence[int]) -> EpisodeBatch:
+    """Arrange the rows of `requests_of(episodes)` as episodes. vectors [classes, T]: row c - 1 belongs to class c."""
     query, support = arranged(episodes, found.maps)
-    query_mask, support_mask = episode_masks(episodes, found.mask)
+    base = None if found.base is None else found.base[: len(episodes)]
+    return episode_batch(episodes, query, support, found.mask, base, vectors, base_classes)
+
+
+def episode_batch(
+    episodes: Sequence[Episode],
+    query: Sequence[Tensor],
+    support: Sequence[Tensor],
+    mask: Tensor,
+    base_logits: Tensor | None,
+    vectors: Tensor,
+    base_classes: Sequence[int],
+) -> EpisodeBatch:
+    """Episodes of features as the fields of `EpisodeBatch` have them, index masks [n, S, S] of the rows of `requests_of(episodes)`."""
+    query_mask, support_mask = episode_masks(episodes, mask)
+    wanted = torch.tensor([episode.class_index for episode in episodes])
     position = {c: i for i, c in enumerate(base_classes)}
     return EpisodeBatch(
         query=query,
         support=support,
         query_mask=query_mask,
         support_mask=support_mask,
-        base_logits=None if found.base is None else found.base[: len(episodes)],
-        text=send(vectors[wanted - 1], device),
-        base_index=send(torch.tensor([position.get(episode.class_index, -1) for episode in episodes]), device),
-        record=record,
+        base_logits=base_logits,
+        text=send(vectors[wanted - 1], mask.device),
+        base_index=send(torch.tensor([position.get(episode.class_index, -1) for episode in episodes]), mask.device),
     )
