@@ -98,7 +98,7 @@ class Given(_Images):
     """A source whose images are at hand."""
 
     def __init__(self, base: BaseLearner, side: int, device: torch.device) -> None:
-        self.base, self.side, self.device, self._blocks = base, side, device, None
+        self.base, self.side, self.device, self.blocks = base, side, device, None
 
     def send(self, loaded: Columns) -> Columns:
         return {name: value.to(self.device) for name, value in loaded.items()}
@@ -110,8 +110,7 @@ def made(shots: int, device: torch.device = CPU, low: torch.dtype = torch.float3
     material = Material(TINY, CPU)
     episodes = material.episodes(shots)
     count = len(episodes) * (1 + shots)
-    sides = torch.full((count, 2), TINY.size)
-    loaded = {"images": material.images(count), "mask": material.masks(count), "placed": sides, "original": sides}
+    loaded = {"images": material.images(count), "mask": material.masks(count)}
     base = answering(material.base, low, False).to(device)
     settings = Settings.model_validate(material.settings.model_dump() | {"model": {"channels": 16, **model}})
     method = SymNetMethod(settings, base.backbone, shots, 300, material.side).to(device).train()

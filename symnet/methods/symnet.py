@@ -33,11 +33,10 @@ class SymNetMethod(Method):
     def freeze(self, backbone: Backbone, batch: EpisodeBatch, training: bool = False) -> EpisodeInputs:
         """The part that no gradient reaches."""
         if batch.record is not None:
-            supports = backbone.mid([m.flatten(0, 1) for m in batch.support]).unflatten(0, batch.support_mask.shape[:2])
-            return episode_inputs(backbone.mid(batch.query), supports, batch.support_mask, batch.text, batch.record)
+            return episode_inputs(batch.query[0], batch.support[1], batch.support_mask, batch.text, batch.record, reduced=True)
         assert batch.base_logits is not None
         own = batch.base_index if training else None
-        maps, scales = (batch.query, batch.support), self.head.decode.scales
+        maps, scales = (list(batch.query), list(batch.support)), self.head.decode.scales
         return freeze_episode(backbone, self.model_settings, *maps, batch.support_mask, batch.text, batch.base_logits, scales, own)
 
     def _outputs(self, run: Callable[..., HeadOutput], inputs: EpisodeInputs, **named: Any) -> HeadOutput:
@@ -46,6 +45,19 @@ class SymNetMethod(Method):
             inputs = replace(inputs, query_mid=wide(inputs.query_mid), support_mid=wide(inputs.support_mid))
         with in_format(self.dtype, inputs.psi.device):
             return run(inputs, **named)
+
+    def blocks(self, backbone: Backbone, recorded: bool) -> tuple[int, ...] | None:
+        """Beside a record, those of the mid features."""
+        return backbone.mid_blocks if recorded else None
+
+    def keep(self, backbone: Backbone, maps: list[Tensor], recorded: bool) -> list[Tensor]:
+        """Beside a record, mid features reduced as a query's and as a support's: [n, c, H, W] each."""
+        if not recorded:
+            return maps
+        mid = backbone.mid(maps)
+        with in_format(self.dtype, mid.device):
+            mid = wide(mid) if self.dtype == torch.float32 else mid
+            return [self.head.reduce_query(mid), self.head.reduce_support(mid)]
 
     def record(self, backbone: Backbone, batch: EpisodeBatch) -> Record:
         """What `freeze` finds, but for mid features and masks."""
