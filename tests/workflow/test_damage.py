@@ -126,7 +126,13 @@ def test_damage_is_told_in_one_line(results: Path, name: str) -> None:
 def test_every_kind_is_here(results: Path) -> None:
     """A new kind of file in the results has to join the table, or say why it is none."""
     none = ("*/JPEGImages/*", "*/SegmentationClassAug/*", "*/ImageSets/*", "logs/*", "journals/*", "settings/*", "state/*", "made/lists/*")
-    none += ("*.sha256", "*/.stat.json", "*/lock", "*/counts-classes.csv")  # inputs, logs, caches, and what the sums beside vouch for
+    none += (
+        "*.sha256",
+        "*.seal",
+        "*/.stat.json",
+        "*/lock",
+        "*/counts-classes.csv",
+    )  # logs, caches, what sums vouch for
     kinds = [
         *(kind.file for kind in KINDS.values()),
         "made/*.json",
