@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import torch
+
 from symnet.errors import UserError, one_line
 
 Step = TypeVar("Step")
@@ -64,6 +66,8 @@ def _asked_for(wanted: str, ways: Sequence[Way[Step]]) -> Chosen[Step]:
         if way.name == wanted:
             try:
                 return Chosen(wanted, way.build(), "asked for")
+            except torch.OutOfMemoryError:  # a smaller step may do
+                raise
             except RuntimeError as error:
                 raise UserError(f"train.compile: {wanted} failed ({one_line(error)[:200]}); use auto or off") from None
     raise UserError(f"train.compile: found {wanted}, which needs a GPU; use auto or off")

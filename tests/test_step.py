@@ -87,8 +87,14 @@ def test_what_is_asked_for_is_not_measured() -> None:
     assert Clock(off=1.0).choose("auto") == Chosen("off", "off", "the only way on this device")
     with pytest.raises(UserError, match=r"train\.compile: found graph, which needs a GPU; use auto or off"):
         Clock(off=1.0).choose("graph")
-    with pytest.raises(UserError, match=r"train\.compile: graph failed \(CUDA out of memory\); use auto or off"):
+    with pytest.raises(torch.OutOfMemoryError):  # here, too, the caller cuts the batch
         Clock(off=1.0, graph=None).choose("graph")
+
+    def refused() -> str:
+        raise RuntimeError("no such\nkernel")
+
+    with pytest.raises(UserError, match=r"train\.compile: graph failed \(no such kernel\); use auto or off"):
+        choose("graph", [Way("graph", refused)], lambda name: 1.0, 1000)
 
 
 # --- the step
