@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_a_deadline_is_met_by_a_checkpoint(bench: Bench, tmp_path: Path, whole: 
     """Again and again, until it is done: at least a step each time."""
     out, plain = tmp_path / "own.safetensors", train.train
     with monkeypatch.context() as patched:
-        patched.setattr(train, "train", lambda *arguments: plain(*arguments, deadline=0.0))
+        patched.setattr(train, "train", partial(plain, deadline=0.0))
         for _ in range(3):
             with pytest.raises(train.Stopped, match=r"^deadline at step \d+ of 24; its state is saved, run the same command again$"):
                 bench.train(out, **SETTINGS)
