@@ -44,7 +44,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=batch_sched_delay=1,bf_interval=2,sched_interval=2
 ReturnToService=2
-MinJobAge=300
+MinJobAge=7200
 KillWait=10
 SlurmdTimeout=10
 JobRequeue=1
