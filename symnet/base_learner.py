@@ -1,7 +1,7 @@
 """The base learner: PSPNet over a fold's base classes, trained as BAM's. Its backbone is the one the fold's methods use."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from symnet.checkpoint import load_tensors, save_tensors
 from symnet.config import PixelSettings, Settings
 from symnet.data.classes import class_names
 from symnet.data.episodes import holdout
-from symnet.data.folds import FoldList, base_classes, read_fold_list
+from symnet.data.folds import FoldList, ListRow, base_classes, read_fold_list
+from symnet.data.images import IGNORE
 from symnet.data.readers import Reader, open_reader
 from symnet.data.stored import Store
 from symnet.data.transforms import fit
@@ -24,8 +25,9 @@ from symnet.errors import UserError
 from symnet.model.base import PSPHead
 from symnet.model.resize import resize
 from symnet.model.segmentation import cross_entropy
-from symnet.prefetch import Stall
+from symnet.prefetch import Stall, ahead
 from symnet.progress import progress
+from symnet.runtime import send
 from symnet.schedule import poly_rate
 
 STAGE = "base"
@@ -92,7 +94,7 @@ def train_base(
             _check_finite(losses, step, f"base learner of fold {fold}", base.lr)
             losses.clear()
     stall.tell(what)
-    found = measure(backbone, head, _held_out(reader, held, classes, settings.pixels), len(classes), device)
+    found = measure(backbone, head, _held_out(reader, held, classes, settings.pixels, base.batch_size), len(classes), device)
     iou = {names[classes[i] - 1]: value for i, value in found.items()}
     miou = sum(iou.values()) / max(len(iou), 1)
     if miou < base.floor:
@@ -156,25 +158,36 @@ def optimiser_of(settings: Settings, backbone: nn.Module, head: nn.Module) -> to
 
 @torch.no_grad()
 def measure(
-    backbone: Backbone, head: PSPHead, images: Iterator[tuple[Tensor, Tensor]], classes: int, device: torch.device
+    backbone: Backbone, head: PSPHead, batches: Iterator[tuple[Tensor, Tensor]], classes: int, device: torch.device
 ) -> dict[int, float]:
-    """IoU, 0 to 1, of each base class (from 0) that occurs. images: [3, S, S] and labels [S, S] in 0..classes and 255."""
+    """IoU, 0 to 1, of each base class (from 0) that occurs. batches: [B, 3, S, S] and labels [B, S, S] in 0..classes and 255.
+
+    Counted on the device, which is asked once, at the end.
+    """
     backbone.eval()
     head.eval()
     count = classes + 1
-    confusion = torch.zeros(count, count, dtype=torch.int64)
-    for image, labels in images:
-        logits = resize(head(backbone.levels(backbone(image[None].to(device))).high), labels.shape[-1])
-        found, known = logits.argmax(1).squeeze(0).cpu(), labels != 255
-        confusion += torch.bincount(labels[known] * count + found[known], minlength=count * count).view(count, count)
+    pairs = torch.zeros(count * count + 1, dtype=torch.int64, device=device)  # of label and answer; last those that are ignored
+    for images, labels in batches:
+        labels = send(labels, device)
+        logits = resize(head(backbone.levels(backbone(send(images, device))).high), labels.shape[-1])
+        pair = torch.where(labels == IGNORE, count * count, labels * count + logits.argmax(1)).flatten()
+        pairs.scatter_add_(0, pair, torch.ones_like(pair))
+    confusion = pairs[:-1].view(count, count).cpu()
     hit = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - hit
     occurs = confusion.sum(1) > 0
     return {label - 1: int(hit[label]) / int(union[label]) for label in range(1, count) if occurs[label]}
 
 
-def _held_out(reader: Reader, held: FoldList, classes: tuple[int, ...], pixels: PixelSettings) -> Iterator[tuple[Tensor, Tensor]]:
-    """The held-out training images at the test transform, with their labels."""
-    for row in held.rows:
-        fitted = fit(*reader.load("train", row.image), pixels.size, pixels.antialias)
-        yield fitted.image, base_labels(fitted.mask.numpy(), classes)
+def _held_out(
+    reader: Reader, held: FoldList, classes: tuple[int, ...], pixels: PixelSettings, batch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The held-out training images at the test transform, with their labels, in batches that are loaded ahead."""
+
+    def load(rows: Sequence[ListRow]) -> tuple[Tensor, Tensor]:
+        fitted = [fit(*reader.load("train", row.image), pixels.size, pixels.antialias) for row in rows]
+        return torch.stack([one.image for one in fitted]), torch.stack([base_labels(one.mask.numpy(), classes) for one in fitted])
+
+    pieces = (held.rows[start : start + batch] for start in range(0, len(held.rows), batch))
+    return (found for _, found in ahead(load, ((None, piece) for piece in pieces)))

@@ -301,7 +301,7 @@ class TrainSettings(OptimiserSettings):
 class EvaluateSettings(Section):
     """Testing."""
 
-    batch_size: int = Field(8, ge=1, description="episodes a batch")
+    batch_size: int | None = Field(None, ge=1, description="episodes a batch, fewer where memory is short; null: 8 on a CPU, 32 on a GPU")
     precision: PrecisionName = Field("float32", description="number format of the head's products while testing; as train.precision")
 
 

@@ -1,17 +1,17 @@
 """Testing a method on a fold: one round of written episodes a seed, integer counts per class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from symnet.artifacts import write_json
 from symnet.backbones.base import load_exactly
-from symnet.base_learner import BaseLearner, load_base
+from symnet.base_learner import load_base
 from symnet.cells import Cell, Round
 from symnet.checkpoint import load_tensors
 from symnet.config import Settings
@@ -21,23 +21,26 @@ from symnet.data.folds import novel_classes, read_fold_list
 from symnet.data.images import Pixels
 from symnet.data.readers import Reader, open_reader
 from symnet.data.stored import Store
-from symnet.data.transforms import unfit
+from symnet.data.transforms import fitted_size, unfit
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError, one_line
 from symnet.methods import METHODS, method_class
-from symnet.methods.base import Method
+from symnet.methods.base import EpisodeBatch, Method
 from symnet.metrics import protocol_stamp
-from symnet.model.resize import resize
 from symnet.overlays import draw_overlays
 from symnet.precision import answering, format_name, precision_of
-from symnet.prefetch import ahead
 from symnet.progress import progress
 from symnet.protocols import SCORINGS
-from symnet.recorded import EpisodeRecords
-from symnet.scoring import Counts
-from symnet.sources import Source, make_batch, open_source, requests_of
+from symnet.recorded import EpisodeRecords, read_mixed
+from symnet.scoring import Counts, Originals, foreground, warp
+from symnet.sources import open_source
+from symnet.testing import Tester, predicted, with_record
 
 STAGE = "evaluate"
+BATCHES = (8, 32)  # episodes a batch on a CPU and on a GPU
+TRUTHS = 1024  # masks at original size that the host keeps, a third of a megabyte each
+
+ByKey = dict[str, dict[int, list[int]]]  # output, key: [tp, fp, fn, tn]
 
 
 @dataclass(frozen=True)
@@ -92,100 +95,120 @@ def evaluate(
             f"{inputs.base}: was trained on {', '.join(seen)}, which fold {cell.fold} tests; give the base learner of that fold"
         )
     numbers = {"features": format_name(recomputed), "head": format_name(precision.trained)}
-    dropped = {names[c - 1]: reason for c, reason in left_out(read_fold_list(inputs.test_list), cell.shot, novel).items()}
-    tester = Tester(settings, base, method, source, reader, names, torch.from_numpy(vectors))
-    for one in rounds:
-        episodes = read_manifest(one.manifest)
-        records = _records(one, method_name, settings, inputs.features)
-        counts = tester.count(episodes, records, f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, seed {one.seed}")
-        payload = _payload(settings, cell, method_name, experiment, one.seed, counts, dropped, len(episodes)) | {"precision": numbers}
+    test_list = read_fold_list(inputs.test_list)
+    dropped = {names[c - 1]: reason for c, reason in left_out(test_list, cell.shot, novel).items()}
+    records = _records(rounds, method_name, settings, inputs.features)
+    blocks = method.blocks(base.backbone, bool(records))
+    source = source if blocks is None else source.only(blocks)
+    batch = settings.evaluate.batch_size or BATCHES[device.type == "cuda"]
+    tester = Tester(base, method, source, torch.from_numpy(vectors), batch, bool(records))
+    episodes = [read_manifest(one.manifest) for one in rounds]
+    what = f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, episodes"
+    counted = count(tester, episodes, records, reader, {row.image: (row.height, row.width) for row in test_list.rows}, what)
+    for one, counts, tested in zip(rounds, counted, episodes, strict=True):
+        named = {scoring: _named(counts[scoring], names) for scoring in SCORINGS}
+        payload = _payload(settings, cell, method_name, experiment, one.seed, named, dropped, len(tested)) | {"precision": numbers}
         write_json(one.out, payload, one.provenance)
     for first in rounds[:1]:
-        again = _records(first, method_name, settings, inputs.features)
-        few = source if again is None else source.only(base.backbone.mid_blocks)
-        _draw(first, method, base, few, reader, names, torch.from_numpy(vectors), settings.pixels.size, again)
+        _draw(first, tester, reader, names, records[:1])
+    for opened in records:
+        opened.close()
 
 
-def _draw(
-    one: Round,
-    method: Method,
-    base: BaseLearner,
-    source: Source,
-    reader: Reader,
-    names: Sequence[str],
-    vectors: Tensor,
-    size: int,
-    records: EpisodeRecords | None,
-) -> None:
-    """Draw a few episodes of a round beside its metric file. What goes wrong with that stops no test."""
+def _draw(one: Round, tester: Tester, reader: Reader, names: Sequence[str], records: Sequence[EpisodeRecords]) -> None:
+    """Draw a few episodes of a round beside its metric file. What goes wrong with that stops no test. records: the round's, if any."""
     episodes = read_manifest(one.manifest)
 
     def predict(place: int, shape: tuple[int, int]) -> dict[str, Pixels]:
-        piece = episodes[place : place + 1]
-        found = source.features(source.load(requests_of(piece)))
-        record = None if records is None else {name: v.to(found.mask.device).float() for name, v in records.read([place]).items()}
-        logits = method.predict(base.backbone, make_batch(piece, found, vectors, base.classes, record))
-        placed = int(found.placed[0, 0]), int(found.placed[0, 1])
-        back = {name: unfit(resize(values.float(), size)[0], placed, shape) for name, values in logits.items()}
-        return {name: (both[1] > both[0]).cpu().numpy().astype(np.uint8) for name, both in back.items()}
+        found: dict[str, Pixels] = {}
+
+        def use(_: list[int], batch: EpisodeBatch, record: dict[str, Tensor]) -> None:
+            full = predicted(tester.method, tester.base.backbone, with_record(batch, record) if records else batch)[0]  # [O, 2, S, S]
+            seen = foreground(unfit(full, fitted_size(*shape, full.shape[-1]), shape))
+            found.update(zip(tester.method.outputs, seen.to(torch.uint8).cpu().numpy(), strict=True))
+
+        for _ in tester.run([episodes[place]], lambda _: read_mixed(records, [(0, place)]), use):
+            pass
+        return found
 
     try:
         draw_overlays(one.out.parent / "overlays", episodes, predict, reader, names, one.out)
     except OSError as error:
         print(f"warning: {one.out.parent}: no pictures of episodes ({one_line(error)})", flush=True)
-    if records is not None:
-        records.close()
 
 
-def _records(one: Round, method: str, settings: Settings, features: Path | None) -> EpisodeRecords | None:
-    """A round's records, those parts that the method reads; None where it reads none or has none. Raises `UserError`."""
-    parts = METHODS[method].records(settings) if one.records else ()
+def _records(rounds: Sequence[Round], method: str, settings: Settings, features: Path | None) -> list[EpisodeRecords]:
+    """Each round's records, those parts that the method reads; none where it reads none or the rounds have none. Raises `UserError`."""
+    parts = METHODS[method].records(settings) if any(one.records for one in rounds) else ()
     if not parts:
-        return None
+        return []
     if features is None:
         raise UserError("--records: found without --features, the cache that they were made from; give both")
-    if missing := [part for part in parts if part not in one.records]:
-        raise UserError(f"seed {one.seed}: no records of part {missing[0]}, which {method} reads with these settings")
-    return EpisodeRecords({part: one.records[part] for part in parts}, one.manifest, features)
+    for one in rounds:
+        if missing := [part for part in parts if part not in one.records]:
+            raise UserError(f"seed {one.seed}: no records of part {missing[0]}, which {method} reads with these settings")
+    return [EpisodeRecords({part: one.records[part] for part in parts}, one.manifest, features) for one in rounds]
 
 
-@dataclass(frozen=True)
-class Tester:
-    """What tests one round after another. names: of the classes, index 1 first; vectors [classes, T]."""
+def count(
+    tester: Tester,
+    rounds: Sequence[Sequence[Episode]],
+    records: Sequence[EpisodeRecords],
+    reader: Reader,
+    sizes: Mapping[str, tuple[int, int]],
+    what: str,
+) -> list[dict[str, ByKey]]:
+    """The counts of every round by scoring, output and class (index from 1), all scorings of the same predictions.
 
-    settings: Settings
-    base: BaseLearner
-    method: Method
-    source: Source
-    reader: Reader
-    names: Sequence[str]
-    vectors: Tensor
+    Rounds are tested together, so that an image's features serve all of them. records: of each round; none to compute what they hold.
+    sizes: (height, width) of the images, of which those of one size are scored together; what: the work, in words.
+    """
+    order = sorted(
+        ((number, place) for number, episodes in enumerate(rounds) for place in range(len(episodes))),
+        key=lambda at: _near(rounds[at[0]][at[1]], sizes),
+    )
+    episodes = [rounds[number][place] for number, place in order]
+    classes, device = len(tester.vectors), tester.source.device
+    counts = Counts(tester.method.outputs, len(rounds) * classes, device)
 
-    def count(self, episodes: Sequence[Episode], records: EpisodeRecords | None, what: str) -> Counts:
-        """The counts of a round, all scorings of the same predictions. what: the work, in words."""
-        source = self.source if records is None else self.source.only(self.base.backbone.mid_blocks)
+    @lru_cache(TRUTHS)
+    def truth(image: str) -> tuple[Tensor, Tensor]:
+        mask = torch.from_numpy(reader.mask("test", image))
+        return mask, warp(mask)
 
-        def load(places: range) -> tuple[Any, dict[str, Tensor] | None, list[np.ndarray]]:
-            piece = [episodes[i] for i in places]
-            record = None if records is None else records.read(places)
-            return source.load(requests_of(piece)), record, [_truth(self.reader, episode) for episode in piece]
+    def beside(places: list[int]) -> tuple[dict[str, Tensor], Originals]:
+        record = read_mixed(records, [order[place] for place in places])
+        return record, Originals.of([truth(episodes[place].query) for place in places], device)
 
-        batch_size, size = self.settings.evaluate.batch_size, self.settings.pixels.size
-        pieces = [range(i, min(i + batch_size, len(episodes))) for i in range(0, len(episodes), batch_size)]
-        counts = Counts()
-        work = ahead(load, ((episodes[p.start : p.stop], p) for p in pieces))
-        for piece, (loaded, record, truth) in progress(work, len(pieces), what):
-            found = source.features(loaded)
-            on = None if record is None else {name: values.to(found.mask.device).float() for name, values in record.items()}
-            batch = make_batch(piece, found, self.vectors, self.base.classes, on)
-            classes = [self.names[episode.class_index - 1] for episode in piece]
-            for output, logits in self.method.predict(self.base.backbone, batch).items():
-                full = resize(logits.float(), size)  # once for all scorings
-                counts.add_padded(output, full, batch.query_mask, classes)
-                counts.add_original(output, full, truth, found.placed, size, classes)
-        if records is not None:
-            records.close()
-        return counts
+    def use(places: list[int], batch: EpisodeBatch, found: tuple[dict[str, Tensor], Originals]) -> None:
+        record, originals = found
+        full = predicted(tester.method, tester.base.backbone, with_record(batch, record) if records else batch)
+        wanted = [episodes[place].class_index for place in places]
+        keys = [order[place][0] * classes + index - 1 for place, index in zip(places, wanted, strict=True)]
+        counts.add(full, batch.query_mask, wanted, keys, originals)
+
+    for _ in progress(tester.run(episodes, beside, use), len(episodes), what):
+        pass
+    sums = {scoring: counts.of(scoring) for scoring in SCORINGS}
+    return [{scoring: _of_round(found, number, classes) for scoring, found in sums.items()} for number in range(len(rounds))]
+
+
+def _near(episode: Episode, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, tuple[int, int], str]:
+    """What neighbours in the order of testing have in common: a class shares its images, and a size is scored together."""
+    return episode.class_index, sizes[episode.query], episode.query
+
+
+def _of_round(found: ByKey, number: int, classes: int) -> ByKey:
+    """Counts by class index from 1, of those by keys that count rounds and classes together."""
+    return {
+        output: {key % classes + 1: row for key, row in of_output.items() if key // classes == number}
+        for output, of_output in found.items()
+    }
+
+
+def _named(found: ByKey, names: Sequence[str]) -> dict[str, dict[str, list[int]]]:
+    """By class name, in the order of names."""
+    return {output: dict(sorted((names[c - 1], row) for c, row in of_output.items())) for output, of_output in found.items()}
 
 
 def _load(method: Method, model: Path | None, name: str, shot: int, settings: Settings) -> None:
@@ -205,18 +228,11 @@ def _load(method: Method, model: Path | None, name: str, shot: int, settings: Se
         raise UserError(f"{model}: does not fit {name} on this backbone: {one_line(error)}") from None
 
 
-def _truth(reader: Reader, episode: Episode) -> np.ndarray:
-    """The query's mask at original size, uint8 in {0, 1, 255}."""
-    mask = reader.mask("test", episode.query)
-    return np.where(mask == 255, 255, mask == episode.class_index).astype(np.uint8)
-
-
 def _payload(
-    settings: Settings, cell: Cell, method: str, experiment: str, seed: int, counts: Counts, dropped: dict[str, str], episodes: int
+    settings: Settings, cell: Cell, method: str, experiment: str, seed: int, scored: dict[str, Any], dropped: dict[str, str], episodes: int
 ) -> dict[str, Any]:
     names = class_names(settings.data.classes)
     protocol = settings.protocol.model_dump(mode="json") | {"image_size": settings.pixels.size}
-    scored = {scoring: counts.of(scoring) for scoring in SCORINGS}
     return {
         "cell": {"experiment": experiment, **cell.as_dict(), "seed": seed},
         "variant": settings.model.variant if "model" in METHODS[method].settings else "",

@@ -9,6 +9,7 @@ in and before it. A training cache may hold neither maps nor logits (`kept` fals
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ STAGE = "features"
 FIXED = -1
 SHARD_BYTES = 1 << 28
 BATCH = 8  # images that pass the backbone together
-LOADERS = 4  # threads that read images for training
+LOADERS = 4  # threads that read and transform images
 
 Row = tuple[str, int]  # image, view
 
@@ -129,23 +130,28 @@ def make_features(
     bytes_a_batch = BATCH * sum(shape.numel() for shape in shapes) * np.dtype(dtype).itemsize
     batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
 
-    def views(rows: Sequence[Row]) -> list[View]:
-        return [make_view(settings, reader, split, row, base.classes) for row in rows]
+    def view(row: Row) -> View:
+        return make_view(settings, reader, split, row, base.classes)
 
     kept = True
     if split == "train" and settings.features.train_cache == "auto":
-        first = views(batches[0])
+        first = list(map(view, batches[0]))
         maps = _maps(dtype, batches[0], compute(base, first, device)[0])["maps"]
-        again = (lambda: views(batches[0])), LOADERS, (lambda: compute(base, first, device))
+        again = (lambda: list(map(view, batches[0]))), LOADERS, (lambda: compute(base, first, device))
         rates = measure(len(first), *again, maps, out.parent, device)
         print(rates, flush=True)
         kept = rates.keep
 
-    def columns(rows: Sequence[Row]) -> Columns:
-        found = views(rows)
-        return _masks(found) | (_maps_and_logits(dtype, rows, found, base, device) if kept else {})
+    def columns(rows: Sequence[Row], views: list[View]) -> Columns:
+        return _masks(views) | (_maps_and_logits(dtype, rows, views, base, device) if kept else {})
 
     key = digest([provenance.settings, provenance.code, provenance.inputs, split, kept])[:12]
+    with ThreadPoolExecutor(LOADERS) as pool:
+
+        def load(rows: Sequence[Row]) -> list[View]:
+            return list(pool.map(view, rows))
+
+        shards = write_shards(out, key, batches, load, columns, max(1, SHARD_BYTES // bytes_a_batch), f"features, {split}")
     payload = {
         "split": split,
         "rows": [list(row) for row in rows],
@@ -155,7 +161,7 @@ def make_features(
         "precision": format_name(precision_of(settings.features.precision, device).frozen),
         "dtype": "float32" if dtype == "int8" else dtype,  # of what is read
         "kept": kept,
-        "shards": write_shards(out, key, batches, columns, max(1, SHARD_BYTES // bytes_a_batch), f"features, {split}"),
+        "shards": shards,
     }
     write_json(out, payload, provenance)
     remove_others(out, key)
@@ -221,6 +227,7 @@ class FeatureCache:
         self.shapes: list[list[int]] = payload["shapes"]
         self.size: int = payload["size"]
         self.side: int = payload["side"]
+        self.dtype: str = payload["dtype"]
         self.rows: dict[Row, int] = {(image, view): i for i, (image, view) in enumerate(payload["rows"])}
         self._ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
         self._shards = Shards(manifest, payload["shards"])

@@ -133,7 +133,7 @@ class Predictor:
         assert len(supports) == self.shots
         text = torch.from_numpy(self.vector(word).copy()).to(self.device)
         shown = [self._fit(one.image, one.mask) for one in supports]
-        maps, _ = forward(self.base, torch.stack([one.image for one in shown]).to(self.device))
+        maps, _ = self._kept(shown)
         masks = torch.stack([one.mask for one in shown]).to(self.device)  # [K, S, S]
         for start in range(0, len(queries), BATCH):
             piece = queries[start : start + BATCH]
@@ -151,9 +151,16 @@ class Predictor:
         pixels = self.run.settings.pixels
         return fit(image, mask, pixels.size, pixels.antialias)
 
+    def _kept(self, fitted: Sequence[Fitted]) -> tuple[list[Tensor], Tensor]:
+        """What the method keeps of pictures, [n, C, H, W] each, and the base logits."""
+        backbone = self.base.backbone
+        maps, base = forward(self.base, torch.stack([one.image for one in fitted]).to(self.device))
+        blocks = self.method.blocks(backbone, False)
+        return self.method.keep(backbone, maps if blocks is None else [maps[i] for i in blocks], False), base
+
     def _batch(self, fitted: Sequence[Fitted], maps: list[Tensor], masks: Tensor, text: Tensor) -> EpisodeBatch:
         """Every query beside the same supports: maps [K, C, H, W], masks [K, S, S], text [T]."""
-        found, base = forward(self.base, torch.stack([one.image for one in fitted]).to(self.device))
+        found, base = self._kept(fitted)
         count = len(fitted)
         return EpisodeBatch(
             query=found,
@@ -167,8 +174,8 @@ class Predictor:
 
     def _soft(self, logits: Tensor, fitted: Fitted, image: Pixels) -> np.ndarray:
         """Logits [2, h, w] -> probability of foreground at the picture's size."""
-        full = resize(logits[None].float(), self.run.settings.pixels.size)[0]
-        back = unfit(full, (fitted.height, fitted.width), (image.shape[0], image.shape[1]))  # [2, H, W]
+        full = resize(logits[None].float(), self.run.settings.pixels.size)
+        back = unfit(full, (fitted.height, fitted.width), (image.shape[0], image.shape[1]))[0]  # [2, H, W]
         return back.softmax(0)[1].cpu().numpy()
 
     def _cut(self, values: Tensor, fitted: Fitted) -> np.ndarray:

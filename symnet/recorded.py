@@ -35,3 +35,14 @@ class EpisodeRecords:
         """Close the shards."""
         for shards in self._sets:
             shards.close()
+
+
+def read_mixed(rounds: Sequence[EpisodeRecords], places: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+    """The columns of episodes of several rounds, by round and number in it, in their order."""
+    found: dict[str, Tensor] = {}
+    for number, records in enumerate(rounds):
+        rows = [row for row, (of, _) in enumerate(places) if of == number]
+        if rows:
+            for name, values in records.read([places[row][1] for row in rows]).items():
+                found.setdefault(name, values.new_empty(len(places), *values.shape[1:]))[rows] = values
+    return found

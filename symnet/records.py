@@ -5,11 +5,12 @@ round: a row an episode, in their order. It is made from a fold's cache of test 
 rest of what a head needs, are not kept twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from symnet.artifacts import digest, write_json
 from symnet.backbones.base import Backbone
@@ -42,26 +43,35 @@ def make_records(
             f"{base_file}: its backbone is {base.name}, backbone.name is {settings.backbone.name}; set that, or give another file"
         )
     source = CacheSource(features, device)
+    if part == TDC:
+        source = source.only(range(len(source.cache.shapes)))  # no base logits
     columns = partial(_columns, settings, part, base.backbone, source)
     for one in rounds:
         key = digest([one.provenance.settings, one.provenance.code, one.provenance.inputs, part])[:12]
         episodes = read_manifest(one.manifest)
         batches = [episodes[i : i + BATCH] for i in range(0, len(episodes), BATCH)]
-        shards = write_shards(one.out, key, batches, columns, PER_SHARD, f"{what} {part}, seed {one.seed}")
+        shards = write_shards(one.out, key, batches, _load(source), columns, PER_SHARD, f"{what} {part}, seed {one.seed}")
         write_json(one.out, {"part": part, "episodes": len(episodes), "dtype": settings.features.dtype, "shards": shards}, one.provenance)
         remove_others(one.out, key)
 
 
+def _load(source: CacheSource) -> Callable[[Sequence[Episode]], dict[str, Tensor]]:
+    """What reads the rows of episodes."""
+    return lambda episodes: source.load(requests_of(episodes))
+
+
 @torch.no_grad()
-def _columns(settings: Settings, part: str, backbone: Backbone, source: CacheSource, episodes: Sequence[Episode]) -> Columns:
-    """A record's columns of some episodes."""
-    found = source.features(source.load(requests_of(episodes)))
-    assert found.base is not None
+def _columns(
+    settings: Settings, part: str, backbone: Backbone, source: CacheSource, episodes: Sequence[Episode], loaded: dict[str, Tensor]
+) -> Columns:
+    """A record's columns of some episodes, of what was loaded of them."""
+    found = source.features(loaded)
     query, support = arranged(episodes, found.maps)
     _, mask = episode_masks(episodes, found.mask)
     if part == TDC:
         record = tdc_record(query, support, mask)
     else:
+        assert found.base is not None
         scales = default_scales(side_at_stride_8(settings.pixels.size))
         record = prior_record(part, *levels_of(backbone, query, support), mask, found.base[: len(episodes)], scales)
     return {name: as_numbers(values, settings.features.dtype, f"records, {name}") for name, values in record.items()}

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from symnet.errors import UserError
 
+HOST_MEMORY = 4 << 30
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """`auto`: a GPU where there is one. Raises `UserError` for another name, or for cuda without a GPU."""
@@ -23,7 +25,16 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def send(value: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on the device; the host does not wait for the copy."""
-    return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+    page_locked = value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value
+    return page_locked.to(device, non_blocking=True)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be taken: on a GPU those that are free, on a CPU, whose memory others share, `HOST_MEMORY`."""
+    if device.type != "cuda":
+        return HOST_MEMORY
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def use_threads(count: int) -> None:

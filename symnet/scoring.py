@@ -1,63 +1,116 @@
-"""Counting pixels: predictions against truth, per class, as integers."""
+"""Counting pixels: predictions against truth, per class, as integers that are summed where they are made."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from symnet.data.transforms import unfit
-from symnet.model.resize import resize
+from symnet.data.transforms import fitted_size, unfit
+from symnet.protocols import SCORINGS
+from symnet.runtime import send
 
 IGNORE = 255
 WARPED = 400  # HSNet's square, to which image and mask are stretched
 
 
-def confusion(predicted: Tensor, truth: Tensor) -> Tensor:
-    """[n, ...] bool, [n, ...] in {0, 1, 255} -> int64 [n, 4]: true positives, false positives, false negatives, true negatives."""
-    predicted, truth = predicted.flatten(1), truth.flatten(1)
-    inside, outside = truth == 1, truth == 0
+def of_class(mask: Tensor, wanted: Tensor) -> Tensor:
+    """Index masks [n, ...] and a class each [n] -> uint8 in {0, 1, 255}."""
+    inside, outside = sides(mask, wanted)
+    return inside.to(torch.uint8) | ((~(inside | outside)).to(torch.uint8) * IGNORE)
+
+
+def warp(mask: Tensor) -> Tensor:
+    """An index mask [h, w], by its nearest pixels: [400, 400]."""
+    return F.interpolate(mask[None, None], (WARPED, WARPED), mode="nearest")[0, 0]
+
+
+def sides(mask: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Where the object is, and where it is not, bool [n, ...]: what is ignored is in neither.
+
+    Of uint8 masks in {0, 1, 255}; with a class each, wanted [n], of index masks. By exclusive or: on a CPU a comparison of bytes with one
+    value takes eight times as long.
+    """
+    own = 1 if wanted is None else wanted.to(mask.dtype).view(-1, *[1] * (mask.ndim - 1))
+    inside = ~(mask ^ own).bool()
+    return inside, (mask ^ IGNORE).bool() & ~inside
+
+
+def confusion(predicted: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
+    """bool [n, O, h, w], of truth [n, h, w] -> int64 [n, O, 4]: true and false positives, false and true negatives."""
+    predicted, inside, outside = predicted.flatten(2), inside.flatten(1), outside.flatten(1)
     # sums of int32: on a CPU those of int64 take half as long again
-    hits, wrong, there, elsewhere = (on.sum(1, dtype=torch.int32) for on in (predicted & inside, predicted & outside, inside, outside))
-    return torch.stack([hits, wrong, there - hits, elsewhere - wrong], 1).long()
+    there, elsewhere = (on.sum(1, dtype=torch.int32).unsqueeze(1) for on in (inside, outside))  # [n, 1]
+    hits, wrong = ((predicted & on.unsqueeze(1)).sum(2, dtype=torch.int32) for on in (inside, outside))  # [n, O]
+    return torch.stack([hits, wrong, there - hits, elsewhere - wrong], -1).long()
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Index masks of a batch's queries at original size, on the device. Neighbours of one size are scored together."""
+
+    groups: list[Tensor]  # [n, h, w] each, in the order of the batch
+    warped: Tensor  # [B, 400, 400]
+
+    @classmethod
+    def of(cls, masks: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> "Originals":
+        """masks: of each query, on the host, as it is and warped."""
+        groups = [torch.stack([mask for mask, _ in group]) for _, group in groupby(masks, lambda pair: pair[0].shape)]
+        return cls([send(group, device) for group in groups], send(torch.stack([warped for _, warped in masks]), device))
 
 
 class Counts:
-    """[tp, fp, fn, tn] per scoring, output and class. Sums of integers: the order of episodes cannot matter."""
+    """[tp, fp, fn, tn] per scoring, output and key, all on the device until they are asked for: no batch waits for it.
 
-    def __init__(self) -> None:
-        self._sums: dict[tuple[str, str, str], np.ndarray] = {}
+    A key is what an episode counts for: its class, or one of several rounds and its class. Sums of integers: the order of episodes
+    cannot matter.
+    """
 
-    def add_padded(self, output: str, logits: Tensor, truth: Tensor, classes: Sequence[str]) -> None:
-        """Score at the padded square: logits [B, 2, H, W] are resized to truth [B, S, S] in {0, 1, 255}."""
-        full = resize(logits.float(), truth.shape[-1])
-        self._add("padded", output, confusion(full[:, 1] > full[:, 0], truth), classes)
+    def __init__(self, outputs: Sequence[str], keys: int, device: torch.device) -> None:
+        self._outputs = tuple(outputs)
+        self._sums = torch.zeros(len(SCORINGS), len(self._outputs), keys, 4, dtype=torch.int64, device=device)
+        self._seen: dict[str, set[int]] = {scoring: set() for scoring in SCORINGS}
 
-    def add_original(
-        self, output: str, logits: Tensor, truth: Sequence[np.ndarray], placed: Tensor, size: int, classes: Sequence[str]
-    ) -> None:
-        """Score at the original size, and warped to 400x400 (HSNet's).
+    def add(self, full: Tensor, truth: Tensor, classes: Sequence[int], keys: Sequence[int], originals: Originals | None = None) -> None:
+        """Score a batch, whole or not at all.
 
-        truth[i] is [h, w] in {0, 1, 255}; placed [B, 2] says where the image lies in the square of side `size`.
+        full [B, O, 2, S, S]: the outputs' logits at the side of the padded square; truth [B, S, S] in {0, 1, 255}; classes, keys: of each
+        episode; originals: their queries' masks, to score at the original size and warped to 400x400 as well.
         """
-        full = resize(logits.float(), size)
-        for i, mask in enumerate(truth):
-            known = torch.from_numpy(mask).to(full.device)  # [h, w]
-            warped = F.interpolate(known[None, None], (WARPED, WARPED), mode="nearest")[0, 0]
-            for scoring, target in (("original", known), (str(WARPED), warped)):
-                back = unfit(full[i], (int(placed[i, 0]), int(placed[i, 1])), (target.shape[0], target.shape[1]))  # [2, h, w]
-                self._add(scoring, output, confusion((back[1] > back[0])[None], target[None]), classes[i : i + 1])
+        assert full.shape[0] == len(classes) == len(keys)
+        assert full.shape[1] == len(self._outputs)
+        found = {"padded": confusion(foreground(full), *sides(truth))}
+        if originals is not None:
+            found |= _at_original(full, originals, send(torch.tensor(classes), full.device))
+        counts = torch.stack([found[scoring] for scoring in SCORINGS[: len(found)]])  # [scorings, B, O, 4]
+        self._sums[: len(found)].index_add_(2, send(torch.tensor(keys), full.device), counts.transpose(1, 2))
+        for scoring in found:
+            self._seen[scoring].update(keys)
 
-    def _add(self, scoring: str, output: str, counts: Tensor, classes: Sequence[str]) -> None:
-        for name, row in zip(classes, counts.cpu().numpy(), strict=True):
-            key = (scoring, output, name)
-            self._sums[key] = self._sums.get(key, 0) + row
+    def of(self, scoring: str) -> dict[str, dict[int, list[int]]]:
+        """{output: {key: [tp, fp, fn, tn]}} of the keys that had episodes, in order."""
+        sums = self._sums[SCORINGS.index(scoring)].tolist()
+        seen = sorted(self._seen[scoring])
+        return {output: {key: sums[self._outputs.index(output)][key] for key in seen} for output in sorted(self._outputs) if seen}
 
-    def of(self, scoring: str) -> dict[str, dict[str, list[int]]]:
-        """{output: {class: [tp, fp, fn, tn]}}, in order of names."""
-        found: dict[str, dict[str, list[int]]] = {}
-        for (kind, output, name), counts in sorted(self._sums.items()):
-            if kind == scoring:
-                found.setdefault(output, {})[name] = [int(c) for c in counts]
-        return found
+
+def foreground(logits: Tensor) -> Tensor:
+    """[..., 2, h, w] -> bool [..., h, w]. A tie is background."""
+    return logits[..., 1, :, :] > logits[..., 0, :, :]
+
+
+def _at_original(full: Tensor, originals: Originals, classes: Tensor) -> dict[str, Tensor]:
+    """[B, O, 4] of the two scorings that undo the square: of each image its placed part is resized, once a size and for all outputs."""
+    found: dict[str, list[Tensor]] = {"original": [], str(WARPED): []}
+    start = 0
+    for masks in originals.groups:
+        stop = start + len(masks)
+        placed = fitted_size(masks.shape[1], masks.shape[2], full.shape[-1])
+        for scoring, truth in (("original", masks), (str(WARPED), originals.warped[start:stop])):
+            back = unfit(full[start:stop].flatten(0, 1), placed, (truth.shape[1], truth.shape[2]))  # [n O, 2, h, w]
+            predicted = foreground(back).unflatten(0, (stop - start, -1))
+            found[scoring].append(confusion(predicted, *sides(truth, classes[start:stop])))
+        start = stop
+    return {scoring: torch.cat(counts) for scoring, counts in found.items()}

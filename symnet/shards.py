@@ -21,19 +21,28 @@ from torch import Tensor
 
 from symnet.artifacts import digest, file_digest, replacing, write_text
 from symnet.errors import UserError, one_line
+from symnet.prefetch import ahead
 from symnet.progress import progress
 
 Row = TypeVar("Row")
+Loaded = TypeVar("Loaded")
 Columns = dict[str, np.ndarray]  # [n, ...] by name
 
 
 def write_shards(
-    out: Path, key: str, batches: Sequence[Sequence[Row]], columns: Callable[[Sequence[Row]], Columns], per_shard: int, what: str
+    out: Path,
+    key: str,
+    batches: Sequence[Sequence[Row]],
+    load: Callable[[Sequence[Row]], Loaded],
+    columns: Callable[[Sequence[Row], Loaded], Columns],
+    per_shard: int,
+    what: str,
 ) -> list[dict[str, Any]]:
     """Write the shards of the manifest `out`, or find them whole. Returns what the manifest has to say of each.
 
-    batches: the rows, as many together as `columns` makes columns of; per_shard: batches a shard; what: the work, in words.
-    Raises `UserError` where they cannot be written.
+    batches: the rows, as many together as are loaded and made into columns; per_shard: batches a shard; what: the work, in words. One
+    thread loads, one makes columns, this one writes: none waits for another longer than it must. Raises `UserError` where shards cannot
+    be written.
     """
     folder = out.parent / f"{out.stem}-{key}"
     with _telling(folder):
@@ -47,7 +56,8 @@ def write_shards(
         if sha:
             list(piece)  # told as done
         else:
-            sha = _write(path, count, (columns(rows) for rows in piece))
+            loaded = ahead(load, ((rows, rows) for rows in piece))
+            sha = _write(path, count, (made for _, made in ahead(lambda pair: columns(*pair), ((None, pair) for pair in loaded))))
         shards.append({"file": f"{folder.name}/{path.name}", "rows": count, "sha256": sha})
     return shards
 

@@ -29,6 +29,7 @@ from symnet.data.transforms import class_table, draw
 from symnet.features import FIXED, LOADERS, FeatureCache, View, forward, keeps_maps, make_view, view_generator
 from symnet.methods.base import EpisodeBatch
 from symnet.runtime import send
+from symnet.scoring import of_class
 
 
 @dataclass(frozen=True)
@@ -50,30 +51,38 @@ class Features:
     maps: list[Tensor]  # [n, C_i, H_i, W_i]
     base: Tensor | None  # [n, 1 + base classes, H, W], of the first rows at least; None of `Source.only`
     mask: Tensor  # [n, S, S] uint8
-    placed: Tensor  # [n, 2] (height, width) of the image inside the square
-    original: Tensor  # [n, 2] (height, width) of the file
 
 
 Columns = dict[str, Tensor]
 
 
-class Source(Protocol):
-    """What training and evaluation ask for rows. `side` is that of the backbone's levels, `device` where features are made."""
+class Loader(Protocol):
+    """What a test asks for rows. `device`: where features are made.
 
-    side: int
+    `blocks`: the block maps that it gives, and no base logits; None: all of both. `kept_as`: a type that holds the maps exactly.
+    """
+
     device: torch.device
+    blocks: Sequence[int] | None
+    kept_as: torch.dtype
 
     def load(self, requests: Sequence[Request]) -> Any:
         """Read rows on the host. Safe in another thread."""
+
+    def features(self, loaded: Any) -> Features:
+        """Both: block maps of what `load` returned."""
+
+
+class Source(Loader, Protocol):
+    """What training asks for rows, beside. `side` is that of the backbone's levels."""
+
+    side: int
 
     def send(self, loaded: Any) -> Columns:
         """What `load` returned, on the device, a row an image; the shapes depend on the number of rows alone."""
 
     def made(self, columns: Columns, answered: int | None = None) -> Features:
         """Block maps of what was sent. answered: base logits of the first rows only, where they cost anything; None: of all."""
-
-    def features(self, loaded: Any) -> Features:
-        """Both: block maps of what `load` returned."""
 
     def only(self, blocks: Sequence[int]) -> "Source":
         """The same, which gives these block maps alone and no base logits."""
@@ -88,7 +97,8 @@ class CacheSource:
     def __init__(self, manifest: Path, device: torch.device) -> None:
         self.cache = FeatureCache(manifest)
         self.device, self.side = device, self.cache.side
-        self._blocks: Sequence[int] | None = None
+        self.blocks: Sequence[int] | None = None
+        self.kept_as = torch.float16 if self.cache.dtype == "float16" else torch.float32
         self._shown: dict[str, list[tuple[int, frozenset[int]]]] = {}
         views = [(row, index) for row, index in self.cache.rows.items() if row[1] != FIXED]
         for (image, _), index in views:
@@ -98,8 +108,8 @@ class CacheSource:
     def load(self, requests: Sequence[Request]) -> dict[str, Tensor]:
         """Columns of the cache, in order."""
         rows = [self._row(request) for request in requests]
-        names = ("mask", "placed", "original", *(["base"] if self._blocks is None else []))
-        return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self._blocks)} | self.cache.scales(rows, self._blocks)
+        names = ("mask", *(["base"] if self.blocks is None else []))
+        return self.cache.read(rows, names) | {"maps": self.cache.maps(rows, self.blocks)} | self.cache.scales(rows, self.blocks)
 
     def send(self, loaded: Columns) -> Columns:
         """To the device, as they are stored."""
@@ -107,8 +117,8 @@ class CacheSource:
 
     def made(self, columns: Columns, answered: int | None = None) -> Features:
         """As float32."""
-        maps = self.cache.split(columns["maps"], self._blocks, columns.get("scales"))
-        return Features(maps, columns.get("base"), *(columns[name] for name in ("mask", "placed", "original")))
+        maps = self.cache.split(columns["maps"], self.blocks, columns.get("scales"))
+        return Features(maps, columns.get("base"), columns["mask"])
 
     def features(self, loaded: Columns) -> Features:
         """Both."""
@@ -117,7 +127,7 @@ class CacheSource:
     def only(self, blocks: Sequence[int]) -> "CacheSource":
         """The same cache, of which nothing else is read."""
         found = copy.copy(self)
-        found._blocks = blocks
+        found.blocks = blocks
         return found
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
@@ -135,27 +145,31 @@ class CacheSource:
 class _Images:
     """Images of a split, read in threads."""
 
+    kept_as = torch.float32
+
     def __init__(self, settings: Settings, reader: Reader, split: Split, base: BaseLearner, device: torch.device) -> None:
         self.settings, self.reader, self.split, self.base, self.device = settings, reader, split, base.to(device), device
         self.side = base.backbone.side(settings.pixels.size)
         self._pool = ThreadPoolExecutor(LOADERS)
-        self._blocks: Sequence[int] | None = None
+        self.blocks: Sequence[int] | None = None
 
     def only(self, blocks: Sequence[int]) -> Self:
         """The same images; all of the backbone runs, and the rest is dropped."""
         found = copy.copy(self)
-        found._blocks = blocks
+        found.blocks = blocks
         return found
 
     def send(self, loaded: Any) -> Columns:
         """Images, normalised, and their masks."""
         raise NotImplementedError
 
+    @torch.no_grad()
     def made(self, columns: Columns, answered: int | None = None) -> Features:
         """All images through the backbone as one batch."""
-        maps, base = forward(self.base, columns["images"], answered)
-        kept = (maps, base) if self._blocks is None else ([maps[i] for i in self._blocks], None)
-        return Features(*kept, *(columns[name] for name in ("mask", "placed", "original")))
+        if self.blocks is None:
+            return Features(*forward(self.base, columns["images"], answered), columns["mask"])
+        maps = self.base.backbone(columns["images"])
+        return Features([maps[i] for i in self.blocks], None, columns["mask"])
 
     def features(self, loaded: Any) -> Features:
         """Both."""
@@ -172,8 +186,7 @@ class ImageSource(_Images):
     def send(self, loaded: list[View]) -> Columns:
         """Each image and mask, stacked."""
         images, masks = (torch.stack([getattr(view, name) for view in loaded]).to(self.device) for name in ("image", "mask"))
-        placed, original = (torch.tensor([getattr(view, name) for view in loaded]) for name in ("placed", "original"))
-        return {"images": images, "mask": masks, "placed": placed, "original": original}
+        return {"images": images, "mask": masks}
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """The images are read and transformed as well: what a crop shows of a mask depends on them."""
@@ -188,35 +201,22 @@ class ImageSource(_Images):
         return make_view(self.settings, self.reader, self.split, row, self.base.classes, request.wanted, _draw_seed(request.seed))
 
 
-@dataclass(frozen=True)
-class Unfinished:
-    """Images as they were read, and what the device is to make of them."""
-
-    packed: Packed
-    placed: Tensor  # [n, 2], as in `Features`
-    original: Tensor  # [n, 2]
-
-
 class DeviceImageSource(_Images):
     """The same images, transformed on the device, all rows at once; the host reads them and draws the random numbers."""
 
-    def load(self, requests: Sequence[Request]) -> Unfinished:
+    def load(self, requests: Sequence[Request]) -> Packed:
         """Images, masks and plans in one buffer, page-locked where the device is a GPU; read in parallel."""
-        items = list(self._pool.map(self._item, requests))
-        whole = (self.settings.pixels.size,) * 2
-        placed = [item[2][:2] if request.seed is None else whole for request, item in zip(requests, items, strict=True)]
-        packed = pack(items, pin=self.device.type == "cuda")
-        return Unfinished(packed, torch.tensor(placed), torch.tensor([mask.shape for _, mask, _ in items]))
+        return pack(list(self._pool.map(self._item, requests)), pin=self.device.type == "cuda")
 
-    def send(self, loaded: Unfinished) -> Columns:
+    def send(self, loaded: Packed) -> Columns:
         """In one copy, and transformed."""
         pixels = self.settings.pixels
-        images, mask = transform(loaded.packed.to(self.device), pixels.size, pixels.antialias, self._table)
-        return {"images": images, "mask": mask, "placed": loaded.placed, "original": loaded.original}
+        images, mask = transform(loaded.to(self.device), pixels.size, pixels.antialias, self._table)
+        return {"images": images, "mask": mask}
 
     def masks(self, requests: Sequence[Request]) -> Tensor:
         """On the device: the images are read and packed, but not transformed."""
-        return crop(self.load(requests).packed.to(self.device), self.settings.pixels.size, self._table)[0]
+        return crop(self.load(requests).to(self.device), self.settings.pixels.size, self._table)[0]
 
     @cached_property
     def _table(self) -> Tensor | None:
@@ -240,7 +240,7 @@ class ViewSource(CacheSource):
 
     def __init__(self, manifest: Path, images: ImageSource | DeviceImageSource) -> None:
         super().__init__(manifest, images.device)
-        self.images, self._rows = images, list(self.cache.rows)
+        self.images, self.kept_as, self._rows = images, images.kept_as, list(self.cache.rows)
 
     def load(self, requests: Sequence[Request]) -> Any:
         """Images of the views."""
@@ -258,7 +258,33 @@ class ViewSource(CacheSource):
     def only(self, blocks: Sequence[int]) -> "ViewSource":
         """The same views; all of the backbone runs, and the rest is dropped."""
         found = copy.copy(self)
-        found.images = self.images.only(blocks)
+        found.images, found.blocks = self.images.only(blocks), blocks
+        return found
+
+
+class Remembered:
+    """A source whose features stay on the device, as far as `room` bytes go: for those who ask for the same rows together again."""
+
+    def __init__(self, source: Loader, room: int) -> None:
+        self.device, self.blocks, self.kept_as = source.device, source.blocks, source.kept_as
+        self._source, self._room = source, room
+        self._held: dict[tuple[Request, ...], Features] = {}
+
+    def load(self, requests: Sequence[Request]) -> tuple[tuple[Request, ...], Any]:
+        """Nothing is read of rows that are there."""
+        rows = tuple(requests)
+        return rows, None if rows in self._held else self._source.load(requests)
+
+    def features(self, loaded: tuple[tuple[Request, ...], Any]) -> Features:
+        """As they are remembered, or made, and remembered where there is room."""
+        rows, read = loaded
+        if rows in self._held:
+            return self._held[rows]
+        found = self._source.features(read)
+        size = found.mask.nbytes + sum(m.nbytes for m in (*found.maps, *([] if found.base is None else [found.base])))
+        if size <= self._room:
+            self._room -= size
+            self._held[rows] = found
         return found
 
 
@@ -307,8 +333,8 @@ def episode_masks(episodes: Sequence[Episode], mask: Tensor) -> tuple[Tensor, Te
 def masks_of(classes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """As `episode_masks`, of the episodes' classes [B] on the masks' device."""
     shots = len(mask) // len(classes) - 1
-    of_row = torch.cat([classes, classes.repeat_interleave(shots)])[:, None, None]
-    (query,), (support,) = arranged(classes, [torch.where(mask == 255, 255, (mask == of_row).to(torch.uint8))])
+    of_row = torch.cat([classes, classes.repeat_interleave(shots)])
+    (query,), (support,) = arranged(classes, [of_class(mask, of_row)])
     return query, support
 
 
@@ -328,25 +354,31 @@ def class_indices(episodes: Sequence[Episode]) -> Tensor:
     return torch.tensor([episode.class_index for episode in episodes])
 
 
-def make_batch(
-    episodes: Sequence[Episode], found: Features, vectors: Tensor, base_classes: Sequence[int], record: dict[str, Tensor] | None = None
-) -> EpisodeBatch:
-    """Arrange the rows of `requests_of(episodes)` as episodes. vectors: as of `asked`; record: theirs."""
-    return batch_of(asked(episodes, vectors, base_classes, found.mask.device), found, record)
+def make_batch(episodes: Sequence[Episode], found: Features, vectors: Tensor, base_classes: Sequence[int]) -> EpisodeBatch:
+    """Arrange the rows of `requests_of(episodes)` as episodes. vectors: as of `asked`."""
+    return batch_of(asked(episodes, vectors, base_classes, found.mask.device), found)
 
 
-def batch_of(wanted: Columns, found: Features, record: dict[str, Tensor] | None = None) -> EpisodeBatch:
+def batch_of(wanted: Columns, found: Features) -> EpisodeBatch:
     """As `make_batch`, of what `asked` gives: a function of tensors alone."""
-    classes = wanted["classes"]
-    query, support = arranged(classes, found.maps)
-    query_mask, support_mask = masks_of(classes, found.mask)
+    query, support = arranged(wanted["classes"], found.maps)
+    base = None if found.base is None else found.base[: len(wanted["classes"])]
+    return episode_batch(wanted, query, support, found.mask, base)
+
+
+def episode_batch(
+    wanted: Columns, query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, base_logits: Tensor | None
+) -> EpisodeBatch:
+    """Episodes of what `asked` gives, of features as the fields of `EpisodeBatch` have them, and of index masks [n, S, S] in the order of
+    `requests_of`.
+    """
+    query_mask, support_mask = masks_of(wanted["classes"], mask)
     return EpisodeBatch(
         query=query,
         support=support,
         query_mask=query_mask,
         support_mask=support_mask,
-        base_logits=None if found.base is None else found.base[: len(classes)],
+        base_logits=base_logits,
         text=wanted["text"],
         base_index=wanted["base_index"],
-        record=record,
     )

@@ -14,8 +14,10 @@ from symnet.errors import UserError
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.metrics import mean_iou
 from symnet.parallel import ALONE, Ranks
+from symnet.runtime import free_memory, send
 from symnet.scoring import Counts
-from symnet.sources import Source, make_batch, requests_of
+from symnet.sources import Loader, Remembered, Source
+from symnet.testing import Tester, Use, predicted, with_record
 
 
 def validation_episodes(settings: Settings, held: FoldList, test_list: Path | None, shots: int) -> list[Episode]:
@@ -42,7 +44,8 @@ def validation_episodes(settings: Settings, held: FoldList, test_list: Path | No
 class Validation:
     """Fixed episodes, none where the last weights are taken, and the source of their images.
 
-    Their records are computed at the first score and kept on the device, as they are: a resumed run makes the same again.
+    What no weight changes is computed at the first score and kept on the device: the episodes' records, as they are, and of the images
+    what makes the mid features, as far as a quarter of the free memory goes. A resumed run makes the same again.
     """
 
     def __init__(
@@ -50,32 +53,52 @@ class Validation:
     ) -> None:
         """batch_size: of the batches, which `ranks` share; what one process counts alone is what they count together."""
         self.episodes, self.source, self.base, self.vectors, self.ranks = episodes, source, base, vectors, ranks
-        pieces = [episodes[i : i + batch_size] for i in range(0, len(episodes), batch_size)]
-        self._pieces = pieces[ranks.rank :: ranks.count]
-        self._records: list[dict[str, Tensor] | None] = []
+        self._own, self._batch_size = episodes[ranks.rank :: ranks.count], batch_size
+        self._records: dict[str, Tensor] | None = None  # columns [own episodes, ...]; none of a method that does without
+        self._images: Remembered | None = None
 
     @torch.no_grad()
     def score(self, method: Method) -> float:
         """mIoU (percent, padded square) of the method's best output."""
         method.eval()
-        if not self._records:
-            self._records = [method.record(self.base.backbone, self._batch(piece, self.source)) for piece in self._pieces]
-        counts = Counts()
-        for piece, record in zip(self._pieces, self._records, strict=True):
-            source = self.source if record is None else self.source.only(self.base.backbone.mid_blocks)
-            batch = self._batch(piece, source, record)
-            for name, logits in method.predict(self.base.backbone, batch).items():
-                counts.add_padded(name, logits, batch.query_mask, [str(e.class_index) for e in piece])
+        if self._records is None or self._images is None:
+            self._records = self._record(method)
+            blocks = method.blocks(self.base.backbone, bool(self._records))
+            chosen = self.source if blocks is None else self.source.only(blocks)
+            self._images = Remembered(chosen, free_memory(chosen.device) // 4)
+        records, counts = self._records, Counts(method.outputs, len(self.vectors), self.source.device)
+
+        def use(places: list[int], batch: EpisodeBatch, _: None) -> None:
+            at = send(torch.tensor(places), batch.query_mask.device)
+            batch = with_record(batch, {name: column[at] for name, column in records.items()}) if records else batch
+            classes = [self._own[place].class_index for place in places]
+            counts.add(predicted(method, self.base.backbone, batch), batch.query_mask, classes, [c - 1 for c in classes])
+
+        self._run(method, self._images, bool(records), use)
         method.train()
-        return max(mean_iou(per_class) for per_class in self._total(method.outputs, counts))
+        return max(mean_iou(of_output) for of_output in self._total(method.outputs, counts))
 
     def _total(self, outputs: Sequence[str], counts: Counts) -> list[dict[str, list[int]]]:
         """Of each output, the counts of all processes by class."""
         found = counts.of("padded")
-        classes = sorted({str(episode.class_index) for episode in self.episodes})
-        table = torch.tensor([[found.get(output, {}).get(name, [0] * 4) for name in classes] for output in outputs])
+        keys = sorted({episode.class_index - 1 for episode in self.episodes})
+        table = torch.tensor([[found.get(output, {}).get(key, [0] * 4) for key in keys] for output in outputs])
         self.ranks.sum([table])
-        return [dict(zip(classes, rows, strict=True)) for rows in table.tolist()]
+        return [dict(zip(map(str, keys), rows, strict=True)) for rows in table.tolist()]
 
-    def _batch(self, piece: Sequence[Episode], source: Source, record: dict[str, Tensor] | None = None) -> EpisodeBatch:
-        return make_batch(piece, source.features(source.load(requests_of(piece))), self.vectors, self.base.classes, record)
+    def _record(self, method: Method) -> dict[str, Tensor]:
+        """The columns of this process's episodes' records."""
+        columns: dict[str, Tensor] = {}
+
+        def use(places: list[int], batch: EpisodeBatch, _: None) -> None:
+            for name, values in (method.record(self.base.backbone, batch) or {}).items():
+                column = columns.setdefault(name, values.new_empty(len(self._own), *values.shape[1:]))
+                column.index_copy_(0, send(torch.tensor(places), values.device), values)
+
+        self._run(method, self.source, False, use)
+        return columns
+
+    def _run(self, method: Method, source: Loader, recorded: bool, use: Use) -> None:
+        tester = Tester(self.base, method, source, self.vectors, self._batch_size, recorded)
+        for _ in tester.run(self._own, lambda places: None, use) if self._own else ():
+            pass

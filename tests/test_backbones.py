@@ -397,7 +397,8 @@ def test_methods_take_maps_of_two_sides() -> None:
 
     def batch(maps: list[Tensor]) -> EpisodeBatch:
         nothing = torch.zeros(0)
-        return EpisodeBatch([m[:1] for m in maps], [m[None, 1:] for m in maps], mask[:, 0], mask, nothing, nothing, nothing)
+        kept = matcher.keep(vgg, [maps[i] for i in matcher.blocks(vgg, False)], False)
+        return EpisodeBatch([m[:1] for m in kept], [m[None, 1:] for m in kept], mask[:, 0], mask, nothing, nothing, nothing)
 
     matcher = Prototype(Settings(), vgg, shots=2, text=0, side=3)
     found = matcher.predict(vgg, batch(maps))["prediction"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from symnet.artifacts import read_json
-from symnet.bench import cases, material, pieces, quick, report, table1, timing, twins
+from symnet.bench import cases, linear, material, pieces, quick, report, table1, timing, twins
 from symnet.bench.material import ON_CPU, ON_GPU, QUICK, Disk, Material, Sizes
 from symnet.bench.timing import Case, alternate, largest_error, measure
 from symnet.cli import bench as command
@@ -17,11 +17,12 @@ from symnet.errors import UserError
 from symnet.model import head
 
 CPU = torch.device("cpu")
-TINY = Sizes("efficientnet_lite0", 65, 2, 16, 16, 65, 2, rounds=2, image_side=96)
+TINY = Sizes("efficientnet_lite0", 65, 2, 16, 16, 65, 2, rounds=2, image_side=96, large=97)
 FIGURES = [
     "backbone",
     *(f"train step, {k}-shot{how}" for how in ("", ", from the cache") for k in (1, 5)),
-    *(f"evaluation, {k}-shot" for k in (1, 5)),
+    *(f"evaluation{how}, {k}-shot" for how in ("", " from records") for k in (1, 5)),
+    "train step at 97 px, 1-shot",
     *("SPM", "TDC correlations", "masked means + triplet", "bilinear resize + gradient", "upsampling + counting"),
     *("base learner step", "image store read", "HDF5 cache read", "backbone, folded", "backbone, folded, bfloat16"),
 ]
@@ -174,29 +175,49 @@ def test_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_table_1_by_hand() -> None:
-    """An hour a unit of each rate: 3,036,800 training episodes of whole batches, 820,000 tested a number of shots, 1,737 test images."""
-    rates = table1.Rates(
-        train={1: 3_036_800 / 3600, 5: 1_518_400 / 3600}, evaluate={1: 820_000 / 3600, 5: 410_000 / 3600}, backbone=1, reuses=True
-    )
+    """An hour a unit of each rate: 3,036,800 episodes of whole batches, 820,000 tested a number of shots, 24,000 of them unlike."""
+    trained, tested = ({1: count / 3600, 5: count / 2 / 3600} for count in (3_036_800, 820_000))
+    rates = table1.Rates(trained, tested, backbone=1, record={1: 24_000 / 3600, 5: 24_000 / 3600})
     assert table1.hours(rates) == pytest.approx(
         {
             "train 1-shot": 1,
             "train 5-shot": 2,
             "validate and test 1-shot": 1,
             "validate and test 5-shot": 2,
-            "test images through the backbone": 1737 / 3600,
-            "total": 6 + 1737 / 3600,
+            "records, once": 2,
+            "test images through the backbone, once": 1737 / 3600,
+            "total": 8 + 1737 / 3600,
         }
     )
-    again = table1.hours(table1.Rates(rates.train, rates.evaluate, backbone=820_000 * 8 / 3600, reuses=False))
-    assert again["test images through the backbone"] == pytest.approx(1)  # two images an episode, or six
+    again = table1.hours(table1.Rates(trained, tested, backbone=1, record=None))
+    assert again["total"] == pytest.approx(6)
 
 
 @pytest.mark.parametrize(("train", "evaluate", "hours"), [((38.3, 9.9), (25.2, 7.8), 145.5), ((422, 186), (2357, 770), 6.9)])
 def test_table_1_at_known_rates(train: tuple[float, float], evaluate: tuple[float, float], hours: float) -> None:
     """The released code's 146 hours, whose testing rates hold the backbone; a prototype's 7."""
-    rates = table1.Rates(*(dict(zip(table1.SHOTS, found, strict=True)) for found in (train, evaluate)), float("inf"), True)
+    rates = table1.Rates(*(dict(zip(table1.SHOTS, found, strict=True)) for found in (train, evaluate)), float("inf"), None)
     assert table1.hours(rates)["total"] == pytest.approx(hours, abs=0.1)
+
+
+# --- cost
+
+
+def test_cost_is_measured_at_growing_counts_and_plotted(made: Material, tmp_path: Path) -> None:
+    found = linear.costs(made)
+    batch = TINY.batch
+    assert {name: of["counts"] for name, of in found.items()} == {
+        "episodes tested, 1-shot": [batch * n for n in linear.STEPS],
+        "images through the backbone": [batch * n for n in linear.STEPS],
+        f"shots, of {batch} episodes tested": list(linear.STEPS),
+    }
+    assert all(len(of["seconds"]) == 5 and min(of["seconds"]) > 0 for of in found.values())
+    linear.plot(found, "here", tmp_path / "cost.svg")
+    drawn = (tmp_path / "cost.svg").read_text()
+    assert drawn.startswith("<?xml")
+    assert drawn.count('id="axes_') == 3
+    linear.plot(found, "here", tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
 # --- the command

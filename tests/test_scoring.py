@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from symnet import scoring
+from symnet.bench import twins
 from symnet.protocols import SCORINGS
-from symnet.scoring import Counts, confusion
-
-SIDE = 3
+from symnet.scoring import Counts, Originals, confusion, of_class, sides, warp
 
 
 def counted(predicted: np.ndarray, truth: np.ndarray) -> list[int]:
@@ -24,54 +24,72 @@ def counted(predicted: np.ndarray, truth: np.ndarray) -> list[int]:
 
 @given(st.integers(0, 2**32 - 1))
 def test_confusion_against_brute_force(seed: int) -> None:
+    """Of two outputs that share a truth; the truth as it is, and as index masks with a class each."""
     rng = np.random.default_rng(seed)
-    shape = (int(rng.integers(1, 4)), int(rng.integers(1, 6)), int(rng.integers(1, 6)))
-    predicted, truth = rng.random(shape) < 0.5, rng.choice(np.array([0, 1, 255], np.uint8), shape)
-    found = confusion(torch.from_numpy(predicted), torch.from_numpy(truth))
+    count, h, w = (int(n) for n in rng.integers(1, 6, 3))
+    predicted, truth = rng.random((count, 2, h, w)) < 0.5, rng.choice(np.array([0, 1, 255], np.uint8), (count, h, w))
+    found = confusion(torch.from_numpy(predicted), *sides(torch.from_numpy(truth)))
     assert found.dtype == torch.int64
-    assert found.tolist() == [counted(p, t) for p, t in zip(predicted, truth, strict=True)]
-    assert found.sum(1).tolist() == (truth != 255).sum((1, 2)).tolist()
+    assert found.tolist() == [[counted(p, t) for p in outputs] for outputs, t in zip(predicted, truth, strict=True)]
+    classes = rng.integers(1, 21, count)
+    index = np.where(truth == 1, classes[:, None, None], np.where(truth == 0, (classes[:, None, None] + 5) % 25, 255)).astype(np.uint8)
+    masks, wanted = torch.from_numpy(index), torch.from_numpy(classes)
+    assert torch.equal(confusion(torch.from_numpy(predicted), *sides(masks, wanted)), found)
+    assert torch.equal(of_class(masks, wanted), torch.from_numpy(truth))
 
 
 def test_nothing_but_ignored_pixels() -> None:
-    assert confusion(torch.ones(1, 4, dtype=torch.bool), torch.full((1, 4), 255, dtype=torch.uint8)).tolist() == [[0, 0, 0, 0]]
+    ignored = torch.full((1, 2, 2), 255, dtype=torch.uint8)
+    assert confusion(torch.ones(1, 1, 2, 2, dtype=torch.bool), *sides(ignored)).tolist() == [[[0, 0, 0, 0]]]
 
 
 def logits(margin: list[list[float]]) -> Tensor:
-    """[1, 2, h, w] whose foreground leads by `margin`."""
+    """[1, 1, 2, h, w] whose foreground leads by `margin`."""
     lead = torch.tensor(margin)
-    return torch.stack([torch.full_like(lead, 2.0), lead + 2.0])[None]
+    return torch.stack([torch.full_like(lead, 2.0), lead + 2.0])[None, None]
 
 
-# columns lead by 1, -1, -3 once 2 columns became 3; the corners stay where they are
-STEPS = logits([[1, -3], [1, -3]])
+def tally(
+    full: Tensor, truth: Tensor, classes: list[int], originals: list[Tensor] | None = None, outputs: tuple[str, ...] = ("meta",)
+) -> Counts:
+    """Counts of one batch; keys are classes."""
+    counts = Counts(outputs, 1 + max(classes), CPU)
+    found = None if originals is None else Originals.of([(mask, warp(mask)) for mask in originals], CPU)
+    counts.add(full, truth, classes, classes, found)
+    return counts
+
+
+# columns lead by 1, -1, -3; the first two rows hold the placed part of a 1 x 2 image
+STEPS = logits([[1, -1, -3]] * 3)
+CPU = torch.device("cpu")
 
 
 def test_padded_by_hand() -> None:
     truth = torch.tensor([[[1, 1, 0], [1, 255, 0], [0, 0, 0]]], dtype=torch.uint8)
-    counts = Counts()
-    counts.add_padded("meta", STEPS, truth, ["cat"])
-    assert counts.of("padded") == {"meta": {"cat": [2, 1, 1, 4]}}
-    assert counts.of("original") == {}
+    counts = tally(STEPS, truth, [3])
+    assert counts.of("padded") == {"meta": {3: [2, 1, 1, 4]}}
+    assert counts.of("original") == counts.of("400") == {}
 
 
 def test_original_by_hand() -> None:
-    """3x3 logits, of which 3x2 hold the image, go to 2x4: the lead 1, -1 becomes 1, 0.5, -0.5, -1 about pixel centres."""
-    truth = np.array([[1, 0, 1, 255], [0, 1, 0, 0]], np.uint8)
-    counts = Counts()
-    counts.add_original("meta", STEPS, [truth], torch.tensor([[3, 2]]), SIDE, ["cat"])
-    assert counts.of("original") == {"meta": {"cat": [2, 2, 1, 2]}}
+    """An image of 16 x 32 fills the upper half of a square of 33, of which 16 x 32 hold it: nothing is resized."""
+    lead = torch.full((33, 33), 5.0)  # what lies outside the image has no say
+    lead[:16, :32] = -1
+    lead[2:4, 10:20] = 1
+    mask = torch.zeros(16, 32, dtype=torch.uint8)
+    mask[3:5, 10:20], mask[0, 0:4], mask[15] = 7, 3, 255
+    counts = tally(logits(lead.tolist()), torch.zeros(1, 33, 33, dtype=torch.uint8), [7], [mask])
+    assert counts.of("original") == {"meta": {7: [10, 10, 10, 15 * 32 - 30]}}
 
 
 def test_warped_against_a_plain_twin() -> None:
     """HSNet's 400x400: the placed part stretched by hand, one output pixel after the other; the truth by its nearest pixel."""
     rng = np.random.default_rng(3)
-    part = rng.standard_normal((2, 5, 7)).astype(np.float32)  # what lies in the 9x9 square
-    square = torch.zeros(1, 2, 9, 9)
-    square[0, :, :5, :7] = torch.from_numpy(part)
-    truth = rng.choice(np.array([0, 1, 255], np.uint8), (13, 10))
-    counts = Counts()
-    counts.add_original("meta", square, [truth], torch.tensor([[5, 7]]), 9, ["cat"])
+    part = rng.standard_normal((2, 8, 16)).astype(np.float32)  # what lies in the 17 x 17 square of an image of 26 x 40
+    square = torch.zeros(1, 1, 2, 17, 17)
+    square[0, 0, :, :8, :16] = torch.from_numpy(part)
+    truth = rng.choice(np.array([0, 1, 255], np.uint8), (26, 40))
+    counts = tally(square, torch.zeros(1, 17, 17, dtype=torch.uint8), [1], [torch.from_numpy(truth)])
 
     def places(count: int) -> list[tuple[int, int, float]]:
         centres = [min(max((i + 0.5) * count / 400 - 0.5, 0.0), count - 1.0) for i in range(400)]
@@ -79,59 +97,95 @@ def test_warped_against_a_plain_twin() -> None:
 
     lead = (part[1] - part[0]).astype(np.float64)
     found = np.empty((400, 400), bool)
-    for y, (up, down, dy) in enumerate(places(5)):
-        for x, (left, right, dx) in enumerate(places(7)):
+    for y, (up, down, dy) in enumerate(places(8)):
+        for x, (left, right, dx) in enumerate(places(16)):
             above = lead[up, left] * (1 - dx) + lead[up, right] * dx
             found[y, x] = above * (1 - dy) + (lead[down, left] * (1 - dx) + lead[down, right] * dx) * dy > 0
-    nearest = truth[np.arange(400) * 13 // 400][:, np.arange(400) * 10 // 400]
-    (expected,) = [counted(found, nearest)]
-    assert np.abs(np.array(counts.of("400")["meta"]["cat"]) - expected).max() <= 2  # float32 against float64, at the border
-    assert sum(expected) == sum(counts.of("400")["meta"]["cat"]) == int((nearest != 255).sum())
+    nearest = truth[np.arange(400) * 26 // 400][:, np.arange(400) * 40 // 400]
+    expected = counted(found, nearest)
+    assert np.abs(np.array(counts.of("400")["meta"][1]) - expected).max() <= 2  # float32 against float64, at the border
+    assert sum(expected) == sum(counts.of("400")["meta"][1]) == int((nearest != 255).sum())
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=25)
+def test_a_batch_counts_what_image_by_image_does(seed: int) -> None:
+    """Against the plain code of before, to the last pixel: any sizes, in any order, of two outputs."""
+    rng = np.random.default_rng(seed)
+    count, size = int(rng.integers(1, 6)), 8 * int(rng.integers(2, 12)) + 1
+    sizes = [(int(h), int(w)) for h, w in rng.integers(9, 60, (3, 2))]
+    masks = [torch.from_numpy(rng.choice(np.array([0, 1, 2, 255], np.uint8), sizes[rng.integers(3)])) for _ in range(count)]
+    full = torch.from_numpy(rng.standard_normal((count, 2, 2, size, size)).astype(np.float32))
+    truth = torch.from_numpy(rng.choice(np.array([0, 1, 255], np.uint8), (count, size, size)))
+    classes = rng.integers(1, 3, count).tolist()
+    counts = tally(full, truth, classes, masks, ("meta", "ensemble"))
+    for name in ("original", "400"):
+        for number, output in enumerate(("meta", "ensemble")):
+            expected = {c: [0] * 4 for c in sorted(set(classes))}
+            for logits_of, mask, wanted in zip(full[:, number], masks, classes, strict=True):
+                for i, n in enumerate(twins.at_original(logits_of, mask, wanted)[name].tolist()):
+                    expected[wanted][i] += n
+            assert counts.of(name)[output] == expected
 
 
 def test_a_tie_is_background() -> None:
-    counts = Counts()
-    counts.add_padded("meta", logits([[0.0]]), torch.tensor([[[1]]], dtype=torch.uint8), ["cat"])
-    assert counts.of("padded") == {"meta": {"cat": [0, 0, 1, 0]}}
+    assert tally(logits([[0.0]]), torch.tensor([[[1]]], dtype=torch.uint8), [0]).of("padded") == {"meta": {0: [0, 0, 1, 0]}}
 
 
-def test_sums_by_output_and_class() -> None:
-    """Each episode counts for its own class; names come out in order, values as plain integers."""
-    batch = STEPS.repeat(3, 1, 1, 1)
-    truth = torch.ones(3, SIDE, SIDE, dtype=torch.uint8)
+def test_sums_by_output_and_key() -> None:
+    """Each episode counts for its own key; outputs come out in order of names, keys in their own, values as plain integers."""
+    truth = torch.ones(3, 3, 3, dtype=torch.uint8)
     truth[2] = 0
-    counts = Counts()
-    counts.add_padded("meta", batch, truth, ["dog", "cat", "dog"])
-    counts.add_padded("meta", batch[:1], truth[:1], ["dog"])
-    counts.add_padded("ensemble", -batch[:1], truth[:1], ["cat"])
+    counts = Counts(("meta", "ensemble"), 9, CPU)
+    both = torch.stack([STEPS[:, 0], -STEPS[:, 0]], 1)
+    counts.add(both.repeat(3, 1, 1, 1, 1), truth, [1, 1, 1], [8, 2, 8])
+    counts.add(both, truth[:1], [1], [8])
     found = counts.of("padded")
-    assert found == {"ensemble": {"cat": [6, 0, 3, 0]}, "meta": {"cat": [3, 0, 6, 0], "dog": [6, 3, 12, 6]}}
+    assert found == {"ensemble": {2: [6, 0, 3, 0], 8: [12, 6, 6, 3]}, "meta": {2: [3, 0, 6, 0], 8: [6, 3, 12, 6]}}
     assert list(found) == ["ensemble", "meta"]
-    assert {type(n) for classes in found.values() for row in classes.values() for n in row} == {int}
+    assert {type(n) for keys in found.values() for row in keys.values() for n in row} == {int}
+
+
+def test_a_batch_is_counted_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that runs out half way through leaves the sums as they were: the batch comes again, and would count twice."""
+    counts = Counts(("meta",), 2, CPU)
+    mask = torch.ones(9, 9, dtype=torch.uint8)
+    of = (STEPS.repeat(1, 1, 1, 3, 3), torch.ones(1, 9, 9, dtype=torch.uint8), [1], [1], Originals.of([(mask, warp(mask))], CPU))
+    with monkeypatch.context() as patched:
+        patched.setattr(scoring, "_at_original", lambda *_: raise_out_of_memory())
+        with pytest.raises(torch.OutOfMemoryError):
+            counts.add(*of)
+    assert counts.of("padded") == {}
+    counts.add(*of)
+    assert sum(counts.of("padded")["meta"][1]) == 81
+    assert sum(counts.of("400")["meta"][1]) == 400 * 400
+
+
+def raise_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("made up")
 
 
 def test_a_class_for_every_episode() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        Counts().add_padded("meta", STEPS, torch.ones(1, SIDE, SIDE), ["cat", "dog"])
+    with pytest.raises(AssertionError):
+        tally(STEPS, torch.ones(1, 3, 3, dtype=torch.uint8), [1, 2])
 
 
 @given(st.permutations(range(6)), st.integers(1, 6))
 @settings(deadline=None, max_examples=30)
 def test_order_and_batches_do_not_matter(order: list[int], batch: int) -> None:
     rng = np.random.default_rng(0)
-    maps = torch.from_numpy(rng.standard_normal((6, 2, 2, 2)).astype(np.float32))
-    truth = torch.from_numpy(rng.choice(np.array([0, 1, 255], np.uint8), (6, SIDE, SIDE)))
-    originals = [rng.choice(np.array([0, 1, 255], np.uint8), (2 + i % 2, 4)) for i in range(6)]
-    placed = torch.tensor([[3, 2], [2, 3], [3, 3], [1, 3], [3, 1], [2, 2]])
-    classes = ["a", "b", "a", "c", "b", "a"]
+    maps = torch.from_numpy(rng.standard_normal((6, 1, 2, 17, 17)).astype(np.float32))
+    truth = torch.from_numpy(rng.choice(np.array([0, 1, 255], np.uint8), (6, 17, 17)))
+    originals = [torch.from_numpy(rng.choice(np.array([0, 1, 255], np.uint8), (12 + i % 2, 14))) for i in range(6)]
+    classes = [0, 1, 0, 2, 1, 0]
 
-    def total(order: list[int], batch: int) -> list[dict[str, dict[str, list[int]]]]:
-        counts = Counts()
+    def total(order: list[int], batch: int) -> list[dict[str, dict[int, list[int]]]]:
+        counts = Counts(("meta",), 3, CPU)
         for start in range(0, 6, batch):
             piece = order[start : start + batch]
-            names = [classes[i] for i in piece]
-            counts.add_padded("meta", maps[piece], truth[piece], names)
-            counts.add_original("meta", maps[piece], [originals[i] for i in piece], placed[piece], SIDE, names)
+            keys = [classes[i] for i in piece]
+            found = Originals.of([(originals[i], warp(originals[i])) for i in piece], CPU)
+            counts.add(maps[piece], truth[piece], [1] * len(piece), keys, found)
         return [counts.of(scoring) for scoring in SCORINGS]
 
     assert total(order, batch) == total(list(range(6)), 6)

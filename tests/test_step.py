@@ -110,8 +110,7 @@ def made(shots: int, device: torch.device = CPU, low: torch.dtype = torch.float3
     material = Material(TINY, CPU)
     episodes = material.episodes(shots)
     count = len(episodes) * (1 + shots)
-    sides = torch.full((count, 2), TINY.size)
-    loaded = {"images": material.images(count), "mask": material.masks(count), "placed": sides, "original": sides}
+    loaded = {"images": material.images(count), "mask": material.masks(count)}
     base = answering(material.base, low, False).to(device)
     settings = Settings.model_validate(material.settings.model_dump() | {"model": {"channels": 16, **model}})
     method = SymNetMethod(settings, base.backbone, shots, 300, material.side).to(device).train()

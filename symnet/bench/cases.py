@@ -19,8 +19,9 @@ from symnet.model.base import PSPHead
 from symnet.model.episode import EpisodeInputs
 from symnet.model.head import Head
 from symnet.model.segmentation import cross_entropy
-from symnet.scoring import Counts
-from symnet.sources import episode_masks, make_batch
+from symnet.scoring import Counts, Originals, warp
+from symnet.sources import arranged, asked, episode_batch, episode_masks, make_batch
+from symnet.testing import predicted, with_record
 from symnet.trainer import Trainer
 
 Pairs = Iterator[tuple[Values, Values]]
@@ -100,21 +101,29 @@ def plain_step(
     return plain, losses
 
 
+def large_step(material: Material) -> Case:
+    """A step of training on larger images, 1 shot."""
+    larger = Material(dataclasses.replace(material.sizes, size=material.sizes.large), material.device)
+    return dataclasses.replace(train_step(larger, 1), name=f"train step at {larger.sizes.size} px, 1-shot")
+
+
 def evaluation(material: Material, shots: int) -> Case:
-    """Testing a batch of episodes whose images' features are at hand, scored at the padded square. The twin: one by one."""
+    """Testing a batch of episodes whose images' features are at hand, in all scorings. The twin: one by one."""
     method, episodes = material.method(shots).eval(), material.episodes(shots)
-    count = len(episodes) * (1 + shots)
+    count, batches = len(episodes) * (1 + shots), len(episodes)
     found = material.features(material.images(count), material.masks(count))
-    names = ["class"] * len(episodes)
+    masks = material.originals(batches)
+    originals, wanted = Originals.of([(mask, warp(mask)) for mask in masks], material.device), [BASE_CLASSES[0]] * batches
+    on_device = [mask.to(material.device) for mask in masks]
 
     def batch_of() -> EpisodeBatch:
         return make_batch(episodes, found, material.vectors, BASE_CLASSES)
 
     @torch.no_grad()
     def fast() -> None:
-        counts, batch = Counts(), batch_of()
-        for output, logits in method.predict(material.backbone, batch).items():
-            counts.add_padded(output, logits, batch.query_mask, names)
+        counts, batch = Counts(method.outputs, 1, material.device), batch_of()
+        counts.add(predicted(method, material.backbone, batch), batch.query_mask, wanted, [0] * batches, originals)
+        counts.of("padded")
 
     @torch.no_grad()
     def plain() -> None:
@@ -123,7 +132,7 @@ def evaluation(material: Material, shots: int) -> Case:
             one = _one_of(batch, i)
             _, meta, ensemble = twins.losses(method.head, _plain_inputs(material, one, training=False), None)
             for logits in (meta, ensemble):
-                twins.confusion(logits, one.query_mask).cpu()
+                _count_plainly(logits, one.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
     def compare() -> Pairs:
@@ -135,6 +144,61 @@ def evaluation(material: Material, shots: int) -> Case:
         yield {"meta": out.meta, "ensemble": out.ensemble}, {"meta": meta, "ensemble": ensemble}
 
     return Case(f"evaluation, {shots}-shot", "episodes", len(episodes), fast, plain, compare)
+
+
+def recorded(material: Material, shots: int) -> Case:
+    """Testing a batch of episodes from their records, in all scorings. The twin, as the released code, starts from their images."""
+    method, episodes = material.method(shots).eval(), material.episodes(shots)
+    batches = len(episodes)
+    images, masks = material.images(batches * (1 + shots)), material.masks(batches * (1 + shots))
+    found, mid = material.features(images, masks), material.backbone.mid_blocks
+    truth = material.originals(batches)
+    originals, wanted = Originals.of([(mask, warp(mask)) for mask in truth], material.device), [BASE_CLASSES[0]] * batches
+    on_device = [mask.to(material.device) for mask in truth]
+    with torch.no_grad():
+        record = method.record(material.backbone, make_batch(episodes, found, material.vectors, BASE_CLASSES))
+        kept = method.keep(material.backbone, [found.maps[i] for i in mid], recorded=True)
+    record = {name: values.cpu() for name, values in record.items()}
+    query, support = arranged(episodes, kept)
+    del found
+
+    def logits() -> tuple[Tensor, Tensor]:
+        wanted = asked(episodes, material.vectors, BASE_CLASSES, material.device)
+        batch = episode_batch(wanted, query, support, masks, None)
+        return predicted(method, material.backbone, with_record(batch, record)), batch.query_mask
+
+    @torch.no_grad()
+    def fast() -> None:
+        counts = Counts(method.outputs, 1, material.device)
+        counts.add(*logits(), wanted, [0] * batches, originals)
+        counts.of("padded")
+
+    def plain_logits(batch: EpisodeBatch) -> list[Tensor]:
+        _, meta, ensemble = twins.losses(method.head, _plain_inputs(material, batch, training=False), None)
+        return [meta, ensemble]
+
+    @torch.no_grad()
+    def plain() -> None:
+        batch = _plain_batch(material, episodes, images, masks)
+        for i in range(batches):
+            one = _one_of(batch, i)
+            for found in plain_logits(one):
+                _count_plainly(found, one.query_mask, on_device[i], wanted[i])
+
+    @torch.no_grad()
+    def compare() -> Pairs:
+        expected = plain_logits(_plain_batch(material, episodes, images, masks))
+        size = material.sizes.size
+        yield {"logits": logits()[0]}, {"logits": torch.stack([twins.resize(one, size) for one in expected], 1)}
+
+    return Case(f"evaluation from records, {shots}-shot", "episodes", batches, fast, plain, compare)
+
+
+def _count_plainly(logits: Tensor, query_mask: Tensor, mask: Tensor, wanted: int) -> None:
+    """One image's [1, 2, H, W], in all scorings, each brought to the host."""
+    twins.confusion(logits, query_mask).cpu()
+    for counts in twins.at_original(twins.resize(logits, query_mask.shape[-1])[0], mask, wanted).values():
+        counts.cpu()
 
 
 def base_step(material: Material) -> Case:
@@ -215,4 +279,4 @@ def _plain_inputs(material: Material, batch: EpisodeBatch, training: bool) -> Ep
     """As `SymNetMethod.freeze`."""
     own = batch.base_index if training else None
     assert batch.base_logits is not None
-    return twins.freeze(material.backbone, batch.query, batch.support, batch.support_mask, batch.text, batch.base_logits, own)
+    return twins.freeze(material.backbone, list(batch.query), list(batch.support), batch.support_mask, batch.text, batch.base_logits, own)

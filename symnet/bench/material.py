@@ -35,7 +35,10 @@ _LAST_NORMS = ("bn3", "_bn2", "downsample.1")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is timed: backbone, side of images, episodes a batch, widths; the base learner's side and batch; rounds; files on the disk."""
+    """What is timed: backbone, side of images, episodes a batch, widths; the base learner's side and batch; rounds; files on the disk.
+
+    `large`: the side of larger images, COCO's.
+    """
 
     backbone: str
     size: int
@@ -46,11 +49,12 @@ class Sizes:
     base_batch: int
     rounds: int
     image_side: int = 500  # VOC's longer side
+    large: int = 225
 
 
 QUICK = Sizes("efficientnet_lite0", 161, 4, 64, 64, 161, 4, rounds=3)
 ON_CPU = Sizes("resnet50", 161, 2, 256, 512, 161, 4, rounds=3)
-ON_GPU = Sizes("resnet50", 473, 8, 256, 512, 417, 12, rounds=20)
+ON_GPU = Sizes("resnet50", 473, 8, 256, 512, 417, 12, rounds=20, large=641)
 
 
 def sizes_for(device: torch.device, quick: bool) -> Sizes:
@@ -94,14 +98,20 @@ class Material:
             mask[top : top + size // 2, left] = 255
         return masks.to(self.device)
 
+    def originals(self, count: int) -> list[Tensor]:
+        """Index masks of images, at their own size: the left half is of the episodes' class."""
+        side = self.sizes.image_side
+        mask = torch.zeros(side * 3 // 4, side, dtype=torch.uint8)
+        mask[:, : side // 2] = BASE_CLASSES[0]
+        return [mask] * count
+
     def episodes(self, shots: int) -> list[Episode]:
         """A batch of them; their images are the queries, then the supports."""
         return [Episode(f"q{i}", BASE_CLASSES[0], tuple(f"s{i}.{k}" for k in range(shots))) for i in range(self.sizes.batch)]
 
     def features(self, images: Tensor, masks: Tensor) -> Features:
         """Of the images of a batch, as a source gives them."""
-        sides = torch.full((len(masks), 2), self.sizes.size)
-        return Features(*forward(self.base, images), masks, sides, sides)
+        return Features(*forward(self.base, images), masks)
 
 
 def _settings(sizes: Sizes) -> dict[str, dict[str, object]]:

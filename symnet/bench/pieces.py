@@ -80,13 +80,13 @@ def counting(material: Material) -> Case:
     masks = material.masks(material.sizes.batch)
     truth = torch.where(masks == 255, 255, (masks > 0).to(torch.uint8))
     logits = torch.randn(len(truth), 2, material.side, material.side, device=material.device)
-    names = [str(i) for i in range(len(truth))]
+    classes = [1] * len(truth)
 
     def fast() -> Values:
-        counts = Counts()
-        counts.add_padded("meta", logits, truth, names)
+        counts = Counts(["meta"], len(truth), material.device)
+        counts.add(resize(logits, truth.shape[-1]).unsqueeze(1), truth, classes, range(len(truth)))
         found = counts.of("padded")["meta"]
-        return {"counts": torch.tensor([found[name] for name in names])}
+        return {"counts": torch.tensor([found[key] for key in range(len(truth))])}
 
     return Case("upsampling + counting", "episodes", len(truth), fast, lambda: {"counts": twins.confusion(logits, truth).cpu()})
 

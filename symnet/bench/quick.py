@@ -108,7 +108,7 @@ class _AtHand:
     def made(self, columns: Columns, answered: int | None = None) -> Features:
         from symnet.features import forward
 
-        return Features(*forward(self.base, columns["images"], answered), *(columns[name] for name in ("mask", "placed", "original")))
+        return Features(*forward(self.base, columns["images"], answered), columns["mask"])
 
 
 def _work(material: Material, shots: int) -> tuple[ForwardBackward, SymNetMethod, Columns]:
@@ -122,8 +122,7 @@ def _work(material: Material, shots: int) -> tuple[ForwardBackward, SymNetMethod
     method.dtype = precision.trained
     episodes = material.episodes(shots)
     count = len(episodes) * (1 + shots)
-    sides = torch.full((count, 2), material.sizes.size)
-    columns = {"images": material.images(count), "mask": material.masks(count), "placed": sides, "original": sides}
+    columns = {"images": material.images(count), "mask": material.masks(count)}
     source: Any = _AtHand(base, device)
     columns |= asked(episodes, material.vectors, BASE_CLASSES, device)
     return ForwardBackward(method, base, source, material.vectors), method, columns

@@ -15,6 +15,7 @@ import torch
 from symnet import __version__
 from symnet.artifacts import Provenance, digest, write_json
 from symnet.bench import cases, pieces, quick, table1
+from symnet.bench.linear import costs
 from symnet.bench.material import Disk, Material, Sizes, written
 from symnet.bench.timing import Case, measure
 from symnet.errors import UserError
@@ -24,8 +25,10 @@ from symnet.stages import module_hash
 STAGE = "bench"
 
 
-def bench(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+def bench(sizes: Sizes, device: torch.device, with_costs: bool = False) -> dict[str, Any]:
     """Measure every figure. Returns device, versions, threads, sizes, figures and the hours of Table 1, as plain values.
+
+    with_costs: also what `linear.costs` measures, for a plot.
 
     Raises `UserError` where a fast path does not compute what its twin does, or a GPU's memory is too small.
     """
@@ -38,17 +41,19 @@ def bench(sizes: Sizes, device: torch.device) -> dict[str, Any]:
         except torch.OutOfMemoryError:
             raise UserError(f"bench: {machine(device)['device']}: not enough memory for {sizes.size} px; use --device cpu") from None
     hours = {"assumed": table1.ASSUMED, "hours": projection(figures)}
-    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "needs_gpu": left, "table1": hours}
+    more = {"costs": costs(material)} if with_costs else {}
+    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "needs_gpu": left, "table1": hours, **more}
 
 
 def all_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
     """What makes each case, in the order of the table; a case's tensors are freed with it."""
-    whole = (cases.train_step, partial(cases.train_step, cached=True), cases.evaluation)
+    whole = (cases.train_step, partial(cases.train_step, cached=True), cases.evaluation, cases.recorded)
     of_shots = [partial(make, material, shots) for make in whole for shots in table1.SHOTS]
     parts = (pieces.prior, pieces.correlations, pieces.regions_and_triplet, pieces.resizing, pieces.counting, cases.base_step)
     return [
         partial(cases.backbone, material),
         *of_shots,
+        partial(cases.large_step, material),
         *(partial(make, material) for make in parts),
         partial(pieces.store_read, disk),
         partial(pieces.cache_read, material, disk),
@@ -86,11 +91,13 @@ def _processor() -> str:
 def projection(figures: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """The hours of Table 1 at the rates measured, at the sizes measured, of the fast paths and of the twins."""
     found = {}
-    for side, reuses in (("fast", True), ("plain", False)):
+    for side in ("fast", "plain"):
         rate = {figure["name"]: figure[side]["rate"] for figure in figures}
-        train, evaluate = ({k: rate[f"{what}, {k}-shot"] for k in table1.SHOTS} for what in ("train step", "evaluation"))
+        train, evaluate, recorded = (
+            {k: rate[f"{what}, {k}-shot"] for k in table1.SHOTS} for what in ("train step", "evaluation", "evaluation from records")
+        )
         train |= {k: rate[name] for k in table1.SHOTS if (name := quick.AS_TRAINED.format(k)) in rate}
-        found[side] = table1.hours(table1.Rates(train, evaluate, rate["backbone"], reuses))
+        found[side] = table1.hours(table1.Rates(train, recorded, rate["backbone"], evaluate if side == "fast" else None))
     return found
 
 

@@ -16,23 +16,27 @@ ASSUMED = (
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one way: episodes a second by shots in training, and in testing with features at hand; images a second of the backbone.
+    """Of one way: episodes a second by shots in training, and in testing; images a second of the backbone.
 
-    `reuses`: whether a test image passes the backbone once a fold, or with every episode that shows it.
+    `record`: where testing reads records, episodes a second at which they are made, from features: those of a way that does the whole of
+    a test are a lower bound. None: a test starts from images each time.
     """
 
     train: Mapping[int, float]
     evaluate: Mapping[int, float]
     backbone: float
-    reuses: bool
+    record: Mapping[int, float] | None
 
 
 def hours(rates: Rates) -> dict[str, float]:
     """Hours by part, and `total`."""
-    tested = len(TRAIN_IMAGES) * (EPOCHS * VALIDATION + ROUNDS * ROUND)  # episodes, of a number of shots
-    images = sum(TEST_IMAGES) if rates.reuses else sum(tested * (1 + shots) for shots in SHOTS)
+    folds = len(TRAIN_IMAGES)
+    tested = folds * (EPOCHS * VALIDATION + ROUNDS * ROUND)  # episodes, of a number of shots
+    fixed = folds * (VALIDATION + ROUNDS * ROUND)  # of them, different ones
     episodes = EPOCHS * sum(images // BATCH * BATCH for images in TRAIN_IMAGES)
     seconds = {f"train {shots}-shot": episodes / rates.train[shots] for shots in SHOTS}
     seconds |= {f"validate and test {shots}-shot": tested / rates.evaluate[shots] for shots in SHOTS}
-    seconds["test images through the backbone"] = images / rates.backbone
+    once = {shots: fixed / rates.record[shots] for shots in SHOTS} if rates.record else {}
+    seconds["records, once"] = sum(once.values())
+    seconds["test images through the backbone, once"] = sum(TEST_IMAGES) / rates.backbone if rates.record else 0.0
     return {name: value / 3600 for name, value in {**seconds, "total": sum(seconds.values())}.items()}

@@ -90,12 +90,13 @@ def numbered(name: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 def values_of(held: Any) -> dict[str, Tensor]:
-    """The tensors of a dataclass, those in lists and tuples numbered; what is None left out."""
+    """The tensors of a dataclass, those in lists and tuples numbered; what is none left out."""
     found: dict[str, Tensor] = {}
     for name, value in vars(held).items():
-        if value is None:
-            continue
-        found |= numbered(name, value) if isinstance(value, (list, tuple)) else {name: value}
+        if isinstance(value, (list, tuple)):
+            found |= numbered(name, value)
+        elif isinstance(value, Tensor):
+            found[name] = value
     return found
 
 
@@ -117,20 +118,20 @@ def alternate(fast: Callable[[], Any], plain: Callable[[], Any], rounds: int, de
     calls = []
     memory = []
     for way in ways:
-        seconds = _seconds(way, 1, device)
+        seconds = seconds_a_call(way, 1, device)
         memory.append(_peak(way, device))
         if seconds < 20 * BLOCK:  # the first call was not itself yet
-            seconds = _seconds(way, 1, device)
+            seconds = seconds_a_call(way, 1, device)
         calls.append(max(1, round(BLOCK / seconds)))
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for found, way, count in zip(times, ways, calls, strict=True):
-            found.append(_seconds(way, count, device))
+            found.append(seconds_a_call(way, count, device))
     return Side(times[0], memory[0]), Side(times[1], memory[1])
 
 
-def _seconds(way: Callable[[], Any], count: int, device: torch.device) -> float:
-    """Seconds a call, of `count` calls."""
+def seconds_a_call(way: Callable[[], Any], count: int, device: torch.device) -> float:
+    """Of `count` calls, all that they started done."""
     _finish(device)
     start = time.perf_counter()
     for _ in range(count):

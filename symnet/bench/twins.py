@@ -224,3 +224,18 @@ def confusion(logits: Tensor, truth: Tensor) -> Tensor:
         known = mask[mask != 255]
         rows.append(torch.stack([((found == a) & (known == b)).sum() for a, b in ((1, 1), (1, 0), (0, 1), (0, 0))]))
     return torch.stack(rows)
+
+
+def at_original(full: Tensor, mask: Tensor, wanted: int) -> dict[str, Tensor]:
+    """Counts [4] at original size and at 400x400 of one image: logits [2, S, S] of its square, index mask [h, w], the class."""
+    size, (height, width) = full.shape[-1], mask.shape
+    placed = [max(side * size // max(height, width) // 8 * 8, 8) for side in (height, width)]
+    truth = torch.where(mask == 255, 255, (mask == wanted).to(torch.uint8))
+    warped = F.interpolate(truth[None, None], (400, 400), mode="nearest")[0, 0]
+    found = {}
+    for scoring, target in (("original", truth), ("400", warped)):
+        part = full[None, :, : placed[0], : placed[1]]
+        back = F.interpolate(part, tuple(target.shape), mode="bilinear", align_corners=False)[0]
+        predicted, known = (back[1] > back[0])[target != 255], target[target != 255]
+        found[scoring] = torch.stack([((predicted == a) & (known == b)).sum() for a, b in ((1, 1), (1, 0), (0, 1), (0, 0))])
+    return found

@@ -14,13 +14,15 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller on a CPU (2 minutes), fewer rounds on a GPU.")] = False,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Only tell which operations dominate a training step.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="File (.png, .svg, .pdf) for a plot of cost against episodes, images, shots.")] = None,
     device: Device = "auto",
     threads: Threads = 2,
 ) -> None:
     """Time every fast path against its plain twin, in this process, once both are found to compute the same.
 
-    Example: symnet bench --quick --json bench.json
+    Example: symnet bench --quick --json bench.json --plot bench.png
     """
+    from symnet.bench.linear import plot as draw
     from symnet.bench.material import sizes_for
     from symnet.bench.report import bench as measure
     from symnet.bench.report import text_of, write
@@ -32,7 +34,9 @@ def bench(
 
         print(profile_of(Material(sizes_for(used, quick), used)))
         return
-    found = measure(sizes_for(used, quick), used)
+    found = measure(sizes_for(used, quick), used, with_costs=plot is not None)
     print(text_of(found))
+    if plot is not None:
+        draw(found["costs"], f"{found['device']}, {found['threads']} CPU threads", plot)
     if json is not None:
         write(found, json)

@@ -74,12 +74,11 @@ def fit(image: Pixels, mask: Pixels, size: int, antialias: bool = False) -> Fitt
 
 
 def unfit(logits: Tensor, placed: tuple[int, int], original: tuple[int, int]) -> Tensor:
-    """Logits of the square [2, S, S] -> at the original (height, width) [2, H, W]: the placed part, resized bilinearly.
+    """Logits of the square [n, 2, S, S] -> at the original (height, width) [n, 2, H, W]: the placed part, resized bilinearly.
 
     About pixel centres (`align_corners=False`), which undoes `fit`'s resizing of the image.
     """
-    part = logits[None, :, : placed[0], : placed[1]]
-    return F.interpolate(part, original, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(logits[..., : placed[0], : placed[1]], original, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a method has to offer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,12 @@ from symnet.model.divisors import Divisors
 class EpisodeBatch:
     """B episodes of K shots as every method gets them: features of the frozen backbone, masks, class vectors.
 
-    Masks are uint8 in {0, 1, 255} for the episode's class. `base_index` is -1 for a novel class. Beside a `record` the block maps are
-    those of `Backbone.mid_blocks` alone, and there are no `base_logits`.
+    Masks are uint8 in {0, 1, 255} for the episode's class. `base_index` is -1 for a novel class. `query` and `support` are all block maps
+    in training; in a test they are what `Method.keep` makes of those that `Method.blocks` names.
     """
 
-    query: list[Tensor]  # N block maps [B, C_i, H_i, W_i]
-    support: list[Tensor]  # N block maps [B, K, C_i, H_i, W_i]
+    query: Sequence[Tensor]  # N block maps [B, C_i, H_i, W_i]
+    support: Sequence[Tensor]  # N block maps [B, K, C_i, H_i, W_i]
     query_mask: Tensor  # [B, S, S]
     support_mask: Tensor  # [B, K, S, S]
     base_logits: Tensor | None  # [B, 1 + base classes, H, W], of the queries
@@ -40,8 +41,16 @@ class Method(nn.Module):
         self.dtype = torch.float32  # of the products in what is trained; weights, losses and thresholds are float32 all the same
         self.compiled = False  # whether `losses` runs what is trained through torch.compile
 
+    def blocks(self, backbone: Backbone, recorded: bool) -> Sequence[int] | None:
+        """The block maps that a test reads, and no base logits; None: all of both. recorded: with a record beside each episode."""
+        return None
+
+    def keep(self, backbone: Backbone, maps: list[Tensor], recorded: bool) -> list[Tensor]:
+        """What a test keeps of images: of block maps [n, C_i, H_i, W_i] of `blocks`, tensors [n, ...], made once an image."""
+        return maps
+
     def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
-        """Logits [B, 2, H, W] by output name."""
+        """Logits [B, 2, H, W] by output name, in the order of `outputs`."""
         raise NotImplementedError
 
     def record(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor] | None:

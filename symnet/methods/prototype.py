@@ -21,13 +21,20 @@ class Prototype(Method):
 
     outputs = ("prediction",)
 
+    def blocks(self, backbone: Backbone, recorded: bool) -> tuple[int, ...]:
+        """The four that are described."""
+        third, last = sum(backbone.groups[:2]) - 1, sum(backbone.groups) - 1
+        return third - 1, third, last - 1, last
+
+    def keep(self, backbone: Backbone, maps: list[Tensor], recorded: bool) -> list[Tensor]:
+        """The description of images, [n, C, H, W], at the side of the last map: VGG's of the third stage are finer."""
+        resized = [resize(wide(m), maps[-1].shape[-1]) for m in maps]
+        return [torch.cat([F.normalize(m, dim=1, eps=EPS) for m in resized], 1) / len(maps) ** 0.5]
+
     def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
         """The two cosines as logits, {"prediction": [B, 2, H, W]}."""
-        third = sum(backbone.groups[:2]) - 1
-        query = _describe(batch.query, third)  # [B, C, H, W]
+        query, support = batch.query[0], batch.support[0].transpose(1, 2).flatten(2)  # [B, C, H, W], [B, C, K H W]
         shots = batch.support_mask.shape[:2]
-        support = _describe([m.flatten(0, 1) for m in batch.support], third)
-        support = support.unflatten(0, shots).transpose(1, 2).flatten(2)  # [B, C, K H W]
         known = batch.support_mask != 255
         side = query.shape[-1]
         foreground = resize_mask((batch.support_mask == 1).flatten(0, 1), side).unflatten(0, shots).flatten(1)  # [B, K H W]
@@ -38,9 +45,3 @@ class Prototype(Method):
             prototype = prototype / (prototype.norm(dim=1, keepdim=True) + EPS)
             cosines.append(torch.einsum("bchw,bc->bhw", query, prototype))
         return {"prediction": torch.stack(cosines, 1)}
-
-
-def _describe(maps: list[Tensor], third: int) -> Tensor:
-    """[B, C, H, W], of unit length per position, at the side of the last map: VGG's of the third stage are finer."""
-    chosen = [resize(wide(maps[i]), maps[-1].shape[-1]) for i in (third - 1, third, -2, -1)]
-    return torch.cat([F.normalize(m, dim=1, eps=EPS) for m in chosen], 1) / len(chosen) ** 0.5

@@ -33,12 +33,24 @@ class SymNetMethod(Method):
     def freeze(self, backbone: Backbone, batch: EpisodeBatch, training: bool = False) -> EpisodeInputs:
         """The part that no gradient reaches."""
         if batch.record is not None:
-            supports = backbone.mid([m.flatten(0, 1) for m in batch.support]).unflatten(0, batch.support_mask.shape[:2])
-            return episode_inputs(backbone.mid(batch.query), supports, batch.support_mask, batch.text, batch.record)
+            return episode_inputs(batch.query[0], batch.support[1], batch.support_mask, batch.text, batch.record, reduced=True)
         assert batch.base_logits is not None
         own = batch.base_index if training else None
-        maps, scales = (batch.query, batch.support), self.head.decode.scales
+        maps, scales = (list(batch.query), list(batch.support)), self.head.decode.scales
         return freeze_episode(backbone, self.model_settings, *maps, batch.support_mask, batch.text, batch.base_logits, scales, own)
+
+    def blocks(self, backbone: Backbone, recorded: bool) -> tuple[int, ...] | None:
+        """Beside a record, those of the mid features."""
+        return backbone.mid_blocks if recorded else None
+
+    def keep(self, backbone: Backbone, maps: list[Tensor], recorded: bool) -> list[Tensor]:
+        """Beside a record, mid features reduced as a query's and as a support's: [n, c, H, W] each."""
+        if not recorded:
+            return maps
+        mid = backbone.mid(maps)
+        mid = wide(mid) if self.dtype == torch.float32 else mid
+        with in_format(self.dtype, mid.device):
+            return [self.head.reduce_query(mid), self.head.reduce_support(mid)]
 
     def _outputs(self, run: Callable[..., HeadOutput], inputs: EpisodeInputs, **named: Any) -> HeadOutput:
         """The head's answer, in the number format of choice. run: its forward, or that compiled."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symnet.model.resize import resize
+from symnet.model.resize import pool, resize
 
 
 class Decoded(NamedTuple):
@@ -31,13 +31,13 @@ class Decoder(nn.Module):
         self.refine_joined = _two_convolutions(channels)
         self.classify = _classifier(channels)
 
-    def forward(self, query: Tensor, prototype: Tensor, hyper: Tensor | None, priors: Sequence[Tensor]) -> Decoded:
+    def forward(self, query: Tensor, prototype: Tensor, hyper: Tensor | None, priors: Sequence[Tensor], with_inner: bool = True) -> Decoded:
         """query [B, C, H, W], prototype [B, C], hyper [B, N', H, W] or None, priors: one [B, 1, s, s], or one a scale."""
         size, channels = query.shape[-1], query.shape[1]
         spread: list[Tensor] = []
         inner: list[Tensor] = []
         for position, (scale, merge) in enumerate(zip(self.scales, self.merge, strict=True)):
-            maps = [query if scale == size else F.adaptive_avg_pool2d(query, scale)]
+            maps = [query if scale == size else pool(query, scale)]
             prior = priors[position] if len(priors) > 1 else priors[0]
             maps += [resize(x, scale) for x in (hyper, prior) if x is not None]
             # the prototype is the same everywhere: its share of the 1x1 convolution is a bias
@@ -48,7 +48,8 @@ class Decoder(nn.Module):
             if position:
                 x = x + F.relu(self.across[position - 1](torch.cat([x, resize(spread[-1], scale)], 1)))
             x = x + self.refine[position](x)
-            inner.append(self.inner[position](x))  # [B, 2, s, s]
+            if with_inner:
+                inner.append(self.inner[position](x))  # [B, 2, s, s]
             spread.append(resize(x, size))
         x = F.relu(self.join(torch.cat(spread, 1)))  # [B, C, H, W]
         x = x + self.refine_joined(x)

@@ -31,7 +31,8 @@ Record = dict[str, Tensor]
 class EpisodeInputs:
     """B episodes of K shots, at feature side H = W.
 
-    p_base is already summed, without the episode's own class in training.
+    p_base is already summed, without the episode's own class in training. `reduced`: mid features are there as the head has reduced them,
+    with c channels: a test does that once an image.
     """
 
     query_mid: Tensor  # [B, Cm, H, W]
@@ -43,6 +44,7 @@ class EpisodeInputs:
     psi: Tensor  # [B, K]
     base: Tensor  # [B, H, W]
     text: Tensor  # [B, T]
+    reduced: bool = False
 
     def record(self) -> Record:
         """The columns from which `episode_inputs` makes the same again."""
@@ -55,7 +57,7 @@ class EpisodeInputs:
         def moved(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(moved(part) for part in value)
-            return None if value is None else value.to(device, non_blocking=True)
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
         return EpisodeInputs(**{f.name: moved(getattr(self, f.name)) for f in fields(self)})
 
@@ -114,7 +116,9 @@ def prior_record(
     return record | {"psi": dissimilarity(queries.low, supports.low), "base": base_foreground(base_logits, base_index)}
 
 
-def episode_inputs(query_mid: Tensor, support_mid: Tensor, support_mask: Tensor, text: Tensor, record: Record) -> EpisodeInputs:
+def episode_inputs(
+    query_mid: Tensor, support_mid: Tensor, support_mask: Tensor, text: Tensor, record: Record, reduced: bool = False
+) -> EpisodeInputs:
     """A head's inputs from mid features, masks and a record. Arguments as the fields, and as `freeze_episode`."""
     on, side = support_mask == 1, query_mid.shape[-1]
     return EpisodeInputs(
@@ -127,4 +131,5 @@ def episode_inputs(query_mid: Tensor, support_mid: Tensor, support_mask: Tensor,
         psi=record["psi"],
         base=record["base"],
         text=text,
+        reduced=reduced,
     )

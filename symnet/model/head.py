@@ -28,7 +28,7 @@ class HeadOutput:
 
     ensemble: Tensor  # [B, 2, H, W]
     meta: Tensor  # [B, 2, H, W]
-    inner: list[Tensor]  # [B, 2, s, s] a scale
+    inner: list[Tensor]  # [B, 2, s, s] a scale; none but for the losses
     prior: Tensor  # [B, 1, H, W]
     hyper: Tensor | None  # [B, N', H, W]
     support_prototypes: Tensor  # [B, K, C], augmented
@@ -58,13 +58,15 @@ class Head(nn.Module):
         self.ensemble = Ensemble()
 
     def forward(self, episode: EpisodeInputs, with_triplet: bool = False, divisors: Divisors | None = None) -> HeadOutput:
-        """Segment the queries of an episode batch. divisors: for the triplet loss, of the batch that this is a part of.
+        """Segment the queries of an episode batch.
 
-        Under `torch.autocast`, K-shot weights, ensemble and triplet loss stay in float32.
+        with_triplet: in training, for the losses: the triplet, and the inner logits, which nothing else reads. divisors: for the triplet
+        loss, of the batch that this is a part of. Under `torch.autocast`, K-shot weights, ensemble and triplet loss stay in float32.
         """
         batch, shots = episode.psi.shape
-        query = self.reduce_query(episode.query_mid)  # [B, C, H, W]
-        support = self.reduce_support(episode.support_mid.flatten(0, 1))  # [BK, C, H, W]
+        query, support = episode.query_mid, episode.support_mid.flatten(0, 1)  # [B, C, H, W], [BK, C, H, W]
+        if not episode.reduced:
+            query, support = self.reduce_query(query), self.reduce_support(support)
         with exactly(query.device):
             weights = self.weigh(episode.psi) if hasattr(self, "weigh") else mean_weights(episode.psi)  # [B, K]
         priors = [(weights[:, :, None, None] * prior).sum(1, keepdim=True) for prior in episode.priors]  # [B, 1, s, s]
@@ -78,7 +80,7 @@ class Head(nn.Module):
         hybrid = support_mean if augmented is None else s.alpha * augmented + s.beta * support_mean  # eq. 9
 
         hyper = None if episode.correlations is None else self.fuse(episode.correlations)
-        decoded = self.decode(query, hybrid, hyper, priors)
+        decoded = self.decode(query, hybrid, hyper, priors, with_inner=with_triplet)
         psi = (weights * episode.psi).sum(1)  # [B]
         triplet = None
         if with_triplet and augmented is not None and s.triplet:

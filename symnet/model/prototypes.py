@@ -88,11 +88,10 @@ class Alignment(nn.Module):
         """features [B, C, H, W] (already masked), prototype [B, C], text [B, T] -> augmented prototype [B, C]."""
         parts = [prototype] if text is None else [prototype, text]  # eq. 6; the released code puts the class vector first
         query = self.query(torch.cat(parts if self.variant == "paper" else parts[::-1], 1))  # [B, C]
-        keys = self.key(features).flatten(2)  # [B, C, HW]
-        if self.variant == "paper":
-            values, query = self.value(features).flatten(2), query * prototype.shape[1] ** -0.5
-        else:
-            values, query = keys, query @ self.score
-        attention = torch.bmm(query.unsqueeze(1), keys).softmax(2)  # [B, 1, HW]
-        aggregated = torch.bmm(attention, values.transpose(1, 2)).squeeze(1)  # [B, C]
+        query = query * prototype.shape[1] ** -0.5 if self.variant == "paper" else query @ self.score
+        # Keys and values are linear in the features: their 1x1 convolutions meet the one query and the one mean, not every position.
+        flat, key = features.flatten(2), self.key.weight[:, :, 0, 0]  # [B, C, HW], [C, C]
+        value = self.value.weight[:, :, 0, 0] if self.variant == "paper" else key
+        attention = torch.bmm((query @ key).unsqueeze(1), flat).softmax(2)  # [B, 1, HW]
+        aggregated = torch.bmm(attention, flat.transpose(1, 2)).squeeze(1) @ value.T  # [B, C]
         return self.dropout(self.project(aggregated)) + prototype

@@ -28,6 +28,20 @@ def interpolation_matrix(n: int, m: int, device: torch.device, dtype: torch.dtyp
         return F.interpolate(eye[None], size=m, mode="linear", align_corners=True)[0].T.contiguous().to(dtype)
 
 
+def pool(x: Tensor, size: int) -> Tensor:
+    """[B, C, h, h] -> [B, C, size, size]: `F.adaptive_avg_pool2d`, as two small matrix products."""
+    rows, columns = (_pooling_matrix(n, size, x.device, x.dtype) for n in x.shape[-2:])
+    return rows @ x @ columns.T
+
+
+@functools.lru_cache(maxsize=64)
+def _pooling_matrix(n: int, m: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[m, n]: each row the mean of its samples. A constant, as the one above."""
+    with torch.inference_mode(False), torch.no_grad():
+        eye = torch.eye(n, device=device, dtype=torch.promote_types(dtype, torch.float32))
+        return F.adaptive_avg_pool1d(eye, m).T.contiguous().to(dtype)
+
+
 def resize_mask(mask: Tensor, size: int) -> Tensor:
     """A {0, 1} mask [..., S, S] -> [..., size, size] in [0, 1], float32. Where S = 8n+1 and size = n+1 it samples, exactly."""
     height = mask.shape[-1]

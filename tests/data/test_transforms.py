@@ -72,11 +72,11 @@ def test_fit_places_resizes_and_pads(size: int) -> None:
 def test_unfit_takes_the_placed_part_to_the_original_size() -> None:
     logits = torch.from_numpy(RNG.normal(size=(2, 33, 33))).float()
     logits[:, 24:], logits[:, :, 32:] = 1e9, 1e9  # padding has no say
-    back = unfit(logits, (24, 32), (30, 40))
+    back = unfit(logits[None], (24, 32), (30, 40))[0]
     expected = bilinear(logits[:, :24, :32].permute(1, 2, 0).double().numpy(), 30, 40)
     assert back.shape == (2, 30, 40)
     assert np.allclose(back.permute(1, 2, 0).numpy(), expected, atol=1e-5)
-    assert torch.equal(unfit(logits, (24, 32), (24, 32)), logits[:, :24, :32])
+    assert torch.equal(unfit(logits[None], (24, 32), (24, 32))[0], logits[:, :24, :32])
 
 
 def test_an_edge_comes_back_where_it_was() -> None:
@@ -84,7 +84,7 @@ def test_an_edge_comes_back_where_it_was() -> None:
     mask[60:200, 120:310] = 1
     fitted = fit(np.zeros((300, 400, 3), np.uint8), mask, 201)
     logits = torch.stack([(fitted.mask != 1).float(), (fitted.mask == 1).float()])
-    back = unfit(logits, (fitted.height, fitted.width), (300, 400)).argmax(0).numpy()
+    back = unfit(logits[None], (fitted.height, fitted.width), (300, 400))[0].argmax(0).numpy()
     ys, xs = np.nonzero(back)
     assert np.abs(np.array([ys.min() - 60, ys.max() - 199, xs.min() - 120, xs.max() - 309])).max() <= 2
 

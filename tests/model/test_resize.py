@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from symnet.bench import twins
-from symnet.model.resize import interpolation_matrix, nearest_mask, resize, resize_mask
+from symnet.model.resize import interpolation_matrix, nearest_mask, pool, resize, resize_mask
 
 SIZES = [(5, 33), (25, 193), (60, 30), (13, 7), (33, 5), (8, 60), (7, 1), (1, 4), (6, 6), (2, 3)]
 
@@ -21,6 +21,19 @@ def test_resize_is_the_librarys(n: int, m: int) -> None:
     (resized * weight).sum().backward()
     (expected * weight).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6 * max(1.0, (m / n) ** 2))
+
+
+@pytest.mark.parametrize(("n", "m"), [(60, 30), (60, 15), (60, 8), (81, 40), (29, 15), (13, 7), (7, 1), (5, 5), (4, 6)])
+def test_pooling_is_the_librarys(n: int, m: int) -> None:
+    torch.manual_seed(0)
+    ours = torch.rand(2, 3, n, n, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    weight = torch.rand(2, 3, m, m)
+    pooled, expected = pool(ours, m), torch.nn.functional.adaptive_avg_pool2d(theirs, m)
+    torch.testing.assert_close(pooled, expected, rtol=0, atol=1e-6)
+    (pooled * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_same_size_is_the_same_tensor() -> None:
