@@ -164,7 +164,7 @@ def test_a_killed_job_goes_on_with_its_shards_and_ends_with_the_same_bytes(round
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     left = {path: path.stat().st_mtime_ns for path in out.parent.glob("seed5-*/*.h5")}
     assert len(left) == 2
-    assert len(list(out.parent.glob("seed5-*/.*.partial"))) == 1
+    assert not list(out.parent.glob("seed5-*/.*.partial"))  # a shard is made in memory
     round1.record("tdc")
     assert {path.name: path.read_bytes() for path in [out, *out.parent.glob("seed5-*/*")]} == whole
     assert {path: path.stat().st_mtime_ns for path in left} == left
