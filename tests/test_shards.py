@@ -27,7 +27,7 @@ def columns(rows: Sequence[int]) -> dict[str, np.ndarray]:
 
 
 def make(folder: Path, key: str = "abc", made: Callable[[Sequence[int]], dict] = columns) -> list[dict[str, Any]]:
-    shards = write_shards(folder / "cache.json", key, BATCHES, made, 4, "shards")
+    shards = write_shards(folder / "cache.json", key, BATCHES, list, lambda rows, _: made(rows), 4, "shards")
     remove_others(folder / "cache.json", key)
     return shards
 
