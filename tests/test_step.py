@@ -98,7 +98,7 @@ class Given(_Images):
     """A source whose images are at hand."""
 
     def __init__(self, base: BaseLearner, side: int, device: torch.device) -> None:
-        self.base, self.side, self.device, self._blocks = base, side, device, None
+        self.base, self.side, self.device, self.blocks = base, side, device, None
 
     def send(self, loaded: Columns) -> Columns:
         return {name: value.to(self.device) for name, value in loaded.items()}
