@@ -40,6 +40,7 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     fresh.pace(2, requeued, cancelled)
     fresh.pace(HELD, late)
     fresh.pace(6, leaving)
+    earlier = {job["id"] for job in fresh.cluster.jobs()}  # of other tests
     fresh.start()
 
     jobs: dict[Trained, str] = {}
@@ -77,7 +78,7 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     states = [fresh.cluster.state(jobs[cell]) for cell in cells]
     assert states == ["COMPLETED", "CANCELLED", "TIMEOUT", "FAILED"]
 
-    found = fresh.cluster.jobs()
+    found = [job for job in fresh.cluster.jobs() if job["id"] not in earlier]
     assert {job["partition"] for job in found} == {"urgent"}
     with_gpu = {job["comment"].partition("_wildcards")[0].removeprefix("rule_") for job in found if "gpu" in job["gres"]}
     assert with_gpu == {"train_base", "cache_features", "make_records", "train_method", "evaluate_method"}
@@ -131,4 +132,5 @@ def test_preemption_a_failed_node_a_killed_snakemake_and_an_absent_controller(un
     untrained.finish()
     check(untrained, undisturbed, *cells)
     assert [cluster.state(job) for job in jobs] == ["COMPLETED"] * 2
-    assert all("there already, trained by another process" in untrained.train_log(cell) for cell in cells)  # the twins trained nothing
+    for log in map(untrained.train_log, cells):
+        assert "there already, trained by another process" in log, log + untrained.log.read_text()  # the twins trained nothing
