@@ -12,11 +12,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from symnet.arrange import asked, batch_of, masks_of
 from symnet.base_learner import BaseLearner
 from symnet.data.episodes import Episode
 from symnet.methods.base import Method
 from symnet.model.divisors import Divisors
-from symnet.sources import Columns, Source, asked, batch_of, masks_of
+from symnet.sources import Columns, Source
 from symnet.step_modes import Chosen, Way, choose
 from symnet.watch import observe
 

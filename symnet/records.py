@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from symnet.arrange import arranged, episode_masks, requests_of
 from symnet.artifacts import digest, write_json
 from symnet.backbones.base import Backbone
 from symnet.backbones.base import side as side_at_stride_8
@@ -24,7 +25,7 @@ from symnet.features import as_numbers
 from symnet.model.episode import TDC, levels_of, prior_record, tdc_record
 from symnet.model.resize import default_scales
 from symnet.shards import Columns, remove_others, write_shards
-from symnet.sources import CacheSource, arranged, episode_masks, requests_of
+from symnet.sources import CacheSource
 
 BATCH = 8  # episodes that are computed together
 PER_SHARD = 32  # batches: a killed run loses no more

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from symnet.arrange import episode_masks, requests_of
 from symnet.config import TrainSettings
 from symnet.data.episodes import Episode, TrainingEpisodes
 from symnet.methods.base import Method
 from symnet.model.divisors import Divisors
 from symnet.parallel import ALONE, Ranks
 from symnet.prefetch import ahead
-from symnet.sources import Request, Source, episode_masks, requests_of
+from symnet.sources import Request, Source
 
 Part = tuple[list[Episode], list[Request]]  # episodes and what they ask for
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from symnet.arrange import asked, episode_batch
 from symnet.backbones.base import Backbone
 from symnet.base_learner import BaseLearner
 from symnet.data.episodes import Episode
@@ -22,7 +23,7 @@ from symnet.model.resize import resize
 from symnet.order import Fill, Work, images_of, schedule
 from symnet.prefetch import ahead
 from symnet.runtime import free_memory, send
-from symnet.sources import Loader, Request, asked, episode_batch
+from symnet.sources import Loader, Request
 
 KEPT, COPIED = 0.7, 0.15  # shares of free memory: for images in slots, for a batch's copies of them
 COPIES = 2  # of each image of a batch that live at a time, about

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from symnet import sources
+from symnet.arrange import requests_of
 from symnet.artifacts import file_digest
 from symnet.base_batches import device_batches, host_batches
 from symnet.base_learner import load_base
@@ -15,7 +16,7 @@ from symnet.data.episodes import TrainingEpisodes, make_manifest
 from symnet.data.folds import read_fold_list
 from symnet.data.readers import open_reader
 from symnet.journal import read_journal
-from symnet.sources import DeviceImageSource, ImageSource, requests_of
+from symnet.sources import DeviceImageSource, ImageSource
 from tests.bench import CPU, Bench
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once

@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from symnet import base_learner, evaluate, features, train
+from symnet.arrange import make_batch, requests_of
 from symnet.artifacts import Provenance, file_digest, read_json
 from symnet.backbones.base import Backbone, Levels
 from symnet.base_learner import BaseLearner, load_base, train_base
@@ -27,7 +28,7 @@ from symnet.features import FIXED, FeatureCache, make_features, make_view
 from symnet.model.base import PSPHead
 from symnet.overlays import PICTURES
 from symnet.rates import Advisor, Rates, measure
-from symnet.sources import CacheSource, DeviceImageSource, ImageSource, Request, ViewSource, make_batch, open_source, requests_of
+from symnet.sources import CacheSource, DeviceImageSource, ImageSource, Request, ViewSource, open_source
 from symnet.stages import restrict, slice_settings
 from tests.bench import CPU, Bench
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from symnet import evaluate, testing
+from symnet.arrange import make_batch, requests_of
 from symnet.base_learner import BaseLearner, load_base
 from symnet.data.episodes import Episode, make_manifest
 from symnet.data.folds import read_fold_list
@@ -16,7 +17,7 @@ from symnet.errors import UserError
 from symnet.methods import method_class
 from symnet.model.resize import resize
 from symnet.order import images_of
-from symnet.sources import CacheSource, ImageSource, Remembered, Source, make_batch, requests_of
+from symnet.sources import CacheSource, ImageSource, Remembered, Source
 from symnet.validation import Validation
 from tests.bench import CPU, Bench
 

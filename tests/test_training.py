@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from symnet import cli, train, trainer, validation
+from symnet.arrange import requests_of
 from symnet.artifacts import file_digest
 from symnet.base_learner import load_base
 from symnet.checkpoint import load_tensors
@@ -22,7 +23,7 @@ from symnet.errors import UserError
 from symnet.journal import read_journal
 from symnet.lease import Lost, hold
 from symnet.runtime import StopSignal
-from symnet.sources import CacheSource, Columns, Features, ImageSource, requests_of
+from symnet.sources import CacheSource, Columns, Features, ImageSource
 from symnet.stages import slice_settings
 from symnet.steps import divide
 from symnet.validation import Validation

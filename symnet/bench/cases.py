@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symnet.arrange import arranged, asked, episode_batch, episode_masks, make_batch
 from symnet.base_learner import learn, optimiser_of
 from symnet.bench import twins
 from symnet.bench.material import BASE_CLASSES, Material
@@ -20,7 +21,6 @@ from symnet.model.episode import EpisodeInputs
 from symnet.model.head import Head
 from symnet.model.segmentation import cross_entropy
 from symnet.scoring import Counts, Originals, warp
-from symnet.sources import arranged, asked, episode_batch, episode_masks, make_batch
 from symnet.testing import predicted, with_record
 from symnet.trainer import Trainer
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from symnet.arrange import asked
 from symnet.backbones.folded import Folded
 from symnet.base_learner import BaseLearner
 from symnet.bench import twins
@@ -19,7 +20,7 @@ from symnet.forward_backward import ForwardBackward, Step
 from symnet.methods.symnet import SymNetMethod
 from symnet.model.correlation import correlation_maps
 from symnet.precision import answering, precision_of
-from symnet.sources import Columns, Features, asked
+from symnet.sources import Columns, Features
 from symnet.step_modes import Chosen
 from symnet.trainer import Trainer
 
