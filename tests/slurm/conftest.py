@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -115,12 +116,17 @@ class OnSlurm:
         return [event["reason"] for event in events if event["event"] == "end" and event["status"] == "KILLED"]
 
     def job(self, cell: Trained) -> str:
-        """SLURM's id of the job that trains the cell now; empty where none does, or its process has not begun the run."""
+        """SLURM's id of the job that trains the cell now, not of one that waits for it; empty where none does, or its process has not begun
+        the run.
+        """
         fold, row = cell
-        comment = f"rule_train_method_wildcards_shapes_efficientnet_lite0_{fold}_{row}_1"
-        found = [job["id"] for job in self.cluster.jobs() if job["state"] == "RUNNING" and job["comment"] == comment]
+        lease = self.project.results / "state" / "shapes" / "efficientnet_lite0" / f"fold{fold}" / row / "shot1" / "lease.json"
         run = self.of(cell)
-        return found[-1] if found and run and run.status == "RUNNING" and is_alive(run) else ""
+        if run and run.status == "RUNNING" and is_alive(run):
+            with suppress(FileNotFoundError):
+                job = json.loads(lease.read_text())["job"]
+                return job if self.cluster.state(job) == "RUNNING" else ""
+        return ""
 
     def jobs(self, *cells: Trained) -> list[str]:
         """As `job`, of several; waits for them."""
