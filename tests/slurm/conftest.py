@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from symnet.artifacts import write_text
+from symnet.cells import Cell
 from symnet.journal import Run, is_alive, read_journal
 from tests.slurm.cluster import Cluster, run, stop, wait, why_not
 from tests.workflow.conftest import SECRETS, TINY, Project
@@ -98,13 +99,14 @@ class OnSlurm:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
 
-    def journal(self, cell: Trained) -> Path:
+    def cell(self, cell: Trained) -> Cell:
         fold, row = cell
-        return self.project.results / "journals" / "shapes" / "efficientnet_lite0" / f"fold{fold}" / row / "shot1.jsonl"
+        return Cell("shapes", "efficientnet_lite0", fold, row, 1)
 
     def of(self, cell: Trained) -> Run | None:
         """The cell's training run, as its journal tells."""
-        return read_journal(self.journal(cell))[-1] if self.journal(cell).exists() else None
+        journal = self.cell(cell).journal(self.project.results)
+        return read_journal(journal)[-1] if journal.exists() else None
 
     def status(self, cell: Trained) -> str:
         run = self.of(cell)
@@ -112,17 +114,16 @@ class OnSlurm:
 
     def stops(self, cell: Trained) -> list[str]:
         """Why the run saved its state and left, each time; it may have gone on since."""
-        events = [json.loads(line) for line in self.journal(cell).read_text().splitlines()]
+        events = [json.loads(line) for line in self.cell(cell).journal(self.project.results).read_text().splitlines()]
         return [event["reason"] for event in events if event["event"] == "end" and event["status"] == "KILLED"]
 
     def job(self, cell: Trained) -> str:
         """SLURM's id of the job that trains the cell now, not of one that waits for it; empty where none does, or its process has not begun
         the run.
         """
-        fold, row = cell
-        lease = self.project.results / "state" / "shapes" / "efficientnet_lite0" / f"fold{fold}" / row / "shot1" / "lease.json"
         run = self.of(cell)
         if run and run.status == "RUNNING" and is_alive(run):
+            lease = self.cell(cell).state(self.project.results, run.id) / "lease.json"
             with suppress(FileNotFoundError):
                 job = json.loads(lease.read_text())["job"]
                 return job if self.cluster.state(job) == "RUNNING" else ""
