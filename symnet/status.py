@@ -1,10 +1,17 @@
-"""Where every cell of an experiment stands, from its journals and metric files alone: no Snakemake, no tracker."""
+"""Where every cell of an experiment stands, from its journals, metric files and logs alone: no Snakemake, no tracker.
+
+Training keeps a journal. Of the other jobs that a cell waits for, a failure is told by the last line of their logs, which the next try
+overwrites.
+"""
 
 import json
+import os
+import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +26,8 @@ from symnet.progress import duration
 STATES = ("waiting", "training", "testing", "done", "stopped", "died", "failed")
 SILENT = 600.0  # seconds without a line after which a run on another host is told to be silent
 RECENT = 10  # logged points that the speed is taken from
+FAILURE = re.compile(r"symnet: |[A-Za-z_][\w.]*(Error|Exception|Interrupt)\b")  # how a log ends: a line for the user, or a traceback's last
+WAITS = ("symnet: waiting for ", "symnet: taking over from ", "symnet: stopped by ")  # no failures (lease.py, cli/learn.py)
 
 
 @dataclass(frozen=True)
@@ -47,21 +56,48 @@ def standings(root: Path, now: float | None = None) -> list[Standing]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); `snakemake -n all` writes it anew") from None
     trained = {name for name, method in expected.get("rows", {}).items() if METHODS[method].trained}
-    return [_standing(root, Cell(**cell), expected["seeds"], trained, now) for cell in expected["cells"]]
+    ending = lru_cache(None)(_ending)  # cells share the logs of their folds
+    return [_standing(root, Cell(**cell), expected["seeds"], trained, now, ending) for cell in expected["cells"]]
 
 
-def _standing(root: Path, cell: Cell, seeds: Sequence[int], trained: Iterable[str], now: float) -> Standing:
+def _standing(root: Path, cell: Cell, seeds: Sequence[int], trained: Iterable[str], now: float, ending: Callable[[Path], str]) -> Standing:
     tested = sum(cell.metrics(root, seed).is_file() for seed in seeds)
     if tested == len(seeds):
         return Standing(cell, "done", tested, len(seeds))
     run = _last_run(cell.journal(root)) if cell.method in trained else None
+    logs = root / "logs" / cell.folder(Path()).parent
     if run is None:
-        state = "testing" if tested else "waiting"
-        return Standing(cell, state, tested, len(seeds))
-    state, told = _of_run(run, cell.state(root, run.id), now)
+        state, told = "testing" if tested else "waiting", ""
+    else:
+        state, told = _of_run(run, cell.state(root, run.id), now)
     if state in ("failed", "died"):
-        told = f"{told}; log: {root / 'logs' / cell.folder(Path()).parent / f'train-shot{cell.shot}.log'}"
+        told = f"{told}; log: {logs / f'train-shot{cell.shot}.log'}"
+    elif state in ("waiting", "testing"):
+        for log in _logs_before(logs, cell.shot) if state == "waiting" else [logs / f"evaluate-shot{cell.shot}.log"]:
+            if reason := ending(log):
+                state, told = "failed", f"{log.stem}: {reason}; log: {log}"
+                break
     return Standing(cell, state, tested, len(seeds), one_line(told))
+
+
+def _logs_before(row: Path, shot: int) -> list[Path]:
+    """Logs of what a cell without a training run waits for, in the order of the jobs; `row`: folder of the logs of its row."""
+    fold, dataset = row.parent, row.parents[2]
+    lists = dataset / fold.name / f"make_episodes-shot{shot}.log"
+    shared = [*dataset.glob("*.log"), lists, fold / "train_base.log", *fold.glob("cache_features-*.log")]
+    return [*shared, *fold.glob(f"make_records-*-shot{shot}.log"), row / f"train-shot{shot}.log", row / f"evaluate-shot{shot}.log"]
+
+
+def _ending(log: Path) -> str:
+    """The last line of a log where it tells a failure, else empty."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(-min(os.fstat(file.fileno()).st_size, 4096), os.SEEK_END)
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last.removeprefix("symnet: ") if FAILURE.match(last) and not last.startswith(WAITS) else ""
 
 
 def journal_words(root: Path, cell: Cell) -> str:

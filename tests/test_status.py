@@ -99,6 +99,52 @@ def test_a_stopped_run_and_one_whose_process_is_gone(tmp_path: Path) -> None:
     assert told.startswith("epoch 2 of 7, step 50 of 200, 80 episodes/s, ETA 15 s; its state is saved, run again; log: ")
 
 
+@pytest.mark.parametrize(
+    ("log", "last", "reason"),
+    [
+        ("shapes/make_folds.log", "symnet: index.csv: no image", "index.csv: no image"),
+        ("shapes/fold0/make_episodes-shot1.log", "symnet: class 'cat': one image", "class 'cat': one image"),
+        ("shapes/b/fold0/train_base.log", "symnet: base mIoU 3.1 is below base.floor", "base mIoU 3.1 is below base.floor"),
+        (
+            "shapes/b/fold0/cache_features-test.log",
+            "OSError: no space left",
+            "OSError: no space left",
+        ),
+        (
+            "shapes/b/fold0/make_records-spm-shot1.log",
+            "torch.OutOfMemoryError: 2 GiB",
+            "torch.OutOfMemoryError: 2 GiB",
+        ),
+        ("shapes/b/fold0/mine/train-shot1.log", "symnet: base.safetensors: sum is wrong", "base.safetensors: sum is wrong"),
+        ("shapes/b/fold0/mine/evaluate-shot1.log", "symnet: model.safetensors: not there", "model.safetensors: not there"),
+        ("shapes/b/fold0/make_records-spm-shot5.log", "symnet: of the other shot", ""),
+        ("shapes/b/fold1/train_base.log", "symnet: of the other fold", ""),
+        ("shapes/b/fold0/train_base.log", "step 20 of 400, ETA 3 min", ""),
+        ("shapes/b/fold0/mine/train-shot1.log", "symnet: waiting for process 7 on n1, which trains this run", ""),
+        ("shapes/b/fold0/mine/train-shot1.log", "", ""),
+    ],
+)
+def test_a_failure_of_what_a_cell_waits_for_is_read_from_the_end_of_its_log(tmp_path: Path, log: str, last: str, reason: str) -> None:
+    expect(tmp_path, Cell("shapes", "b", 0, "mine", 1))
+    path = tmp_path / "logs" / log
+    path.parent.mkdir(parents=True)
+    path.write_text("100 of 900 images\n" * 1000 + f"{last}\n\n")
+    assert state(tmp_path) == (("failed", f"{path.stem}: {reason}; log: {path}") if reason else ("waiting", ""))
+
+
+def test_a_failed_test_of_a_trained_cell(tmp_path: Path) -> None:
+    expect(tmp_path, cell())
+    journal(tmp_path, cell(), "FINISHED")
+    logs = tmp_path / "logs" / "shapes" / "efficientnet_lite0" / "fold0" / "mine"
+    logs.mkdir(parents=True)
+    (logs / "train-shot1.log").write_text("symnet: of an earlier try\n")
+    assert state(tmp_path) == ("testing", "trained")
+    (logs / "evaluate-shot1.log").write_text("Traceback (most recent call last):\n  ...\nKeyError: 'cat'\n")
+    assert state(tmp_path) == ("failed", f"evaluate-shot1: KeyError: 'cat'; log: {logs / 'evaluate-shot1.log'}")
+    test_round(tmp_path, cell(), *SEEDS)
+    assert state(tmp_path) == ("done", "")
+
+
 @pytest.mark.parametrize(("ago", "silent"), [(0.0, False), (300.0, False), (1800.0, True)])
 def test_a_run_on_another_host_may_be_silent(tmp_path: Path, ago: float, silent: bool) -> None:
     expect(tmp_path, cell())
