@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse to go on where pytest-xdist would spread a group over its workers: tests of one group share a machine's SLURM, or a long setup."""
+    """Refuse to go on where pytest-xdist would spread a group over its workers: its tests share a SLURM, or a long setup."""
     grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
     if session.config.getoption("loadgroup", False) and not all("@" in item.nodeid for item in grouped):
         raise pytest.UsageError("this pytest-xdist does not keep groups of tests together under this pytest: see pyproject.toml")

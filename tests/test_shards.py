@@ -17,6 +17,7 @@ import torch
 
 from symnet.errors import UserError
 from symnet.shards import Shards, remove_others, write_shards
+from tests.killing import killed_after
 
 BATCHES = [[2 * i, 2 * i + 1] for i in range(9)]  # in shards of 4, 4 and 1
 ROWS = [row for batch in BATCHES for row in batch]
@@ -76,24 +77,16 @@ def slowly(folder: Path) -> None:
 def test_killed_at_fifty_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     make(tmp_path / "whole")
     whole = files(tmp_path / "whole")
-    folder, rng, context = tmp_path / "own", random.Random(5), multiprocessing.get_context("fork")
-
-    def run(seconds: float | None) -> int | None:
-        child = context.Process(target=slowly, args=(folder,))
-        child.start()
-        child.join(seconds)
-        child.kill()
-        child.join()
-        return child.exitcode
+    folder, rng = tmp_path / "own", random.Random(5)
 
     started = time.monotonic()
-    assert run(None) == 0
+    assert killed_after(None, slowly, folder) == 0
     undisturbed = time.monotonic() - started  # however busy the machine is
     assert files(folder) == whole
     shutil.rmtree(folder)
     killed = halves = 0
     while killed < 50:
-        killed += run(rng.uniform(0, undisturbed)) == -9
+        killed += killed_after(rng.uniform(0, undisturbed), slowly, folder) == -9
         left = {name: content for name, content in files(folder).items() if not name.endswith(".partial")} if folder.exists() else {}
         assert left.items() <= whole.items()
         halves += bool(list(folder.glob("*/.*.partial")))

@@ -27,6 +27,7 @@ from symnet.data.readers import SPLITS, Reader, open_reader
 from symnet.data.store import make_store, partition
 from symnet.data.stored import Store, StoredReader, source_sum
 from symnet.errors import UserError
+from tests.killing import killed_after
 
 PROVENANCE = Provenance(stage="store", settings="s", code="c")
 MODES = ("RGB", "L", "CMYK", "P", "RGBA")
@@ -388,28 +389,20 @@ def _slow(root: Path) -> None:
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(voc_set: Path) -> None:
     make(voc_set, voc_settings())
     whole = files(voc_set)
-    context, rng = multiprocessing.get_context("fork"), np.random.default_rng(11)
+    rng = np.random.default_rng(11)
 
     def forget() -> None:
         shutil.rmtree(next(voc_set.glob("store-*"), voc_set / "store-none"), ignore_errors=True)
         (voc_set / "store.json").unlink(missing_ok=True)
 
-    def run(seconds: float | None) -> int | None:
-        child = context.Process(target=_slow, args=(voc_set,))
-        child.start()
-        child.join(seconds)
-        child.kill()
-        child.join()
-        return child.exitcode
-
     forget()
     start = time.monotonic()
-    assert run(None) == 0
+    assert killed_after(None, _slow, voc_set) == 0
     undisturbed = time.monotonic() - start  # however busy the machine is
     forget()
     halves = killed = 0
     for _ in range(50):
-        killed += run(float(rng.uniform(0, 0.8 * undisturbed))) == -9
+        killed += killed_after(float(rng.uniform(0, 0.8 * undisturbed)), _slow, voc_set) == -9
         left = files(voc_set)
         assert left.items() <= whole.items()
         halves += bool(list(voc_set.glob("store-*/.*.partial")))

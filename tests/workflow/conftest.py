@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +102,20 @@ class Project:
         text = self.told = done.stdout + done.stderr
         counts = re.findall(r"^(\w+)\s+(\d+)$", text.partition("Job stats:")[2].partition("\ntotal")[0], re.MULTILINE)
         return {rule: int(count) for rule, count in counts if rule not in ("all", "total", "job")}
+
+    @contextmanager
+    def inverted_image(self) -> Iterator[list[Path]]:
+        """One image of fold 1's tests, and of no other fold's, is another; gives the test lists of both folds."""
+        lists = [self.results / "shapes" / "lists" / f"fold{fold}" / "test.csv" for fold in (0, 1)]
+        images = [{line.split(",")[0] for line in path.read_text().splitlines()[2:]} for path in lists]
+        image = self.results / "data" / "shapes" / "JPEGImages" / f"{sorted(images[1] - images[0])[0]}.jpg"
+        kept = image.with_suffix(".kept")
+        shutil.copy2(image, kept)
+        ImageOps.invert(Image.open(kept)).save(image)
+        try:
+            yield lists
+        finally:
+            kept.replace(image)
 
 
 def holders_of_secrets(folder: Path) -> list[Path]:

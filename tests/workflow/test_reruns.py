@@ -10,7 +10,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageOps
 
 from symnet.journal import read_journal
 from tests.workflow.conftest import TINY, Project
@@ -140,19 +139,11 @@ def test_an_edit_reruns_the_stages_that_use_the_module(project: Project, module:
 
 
 def test_one_changed_image_reruns_its_folds_alone(project: Project) -> None:
-    lists = [project.results / "shapes" / "lists" / f"fold{fold}" / "test.csv" for fold in (0, 1)]
-    images = [{line.split(",")[0] for line in path.read_text().splitlines()[2:]} for path in lists]
-    image = project.results / "data" / "shapes" / "JPEGImages" / f"{sorted(images[1] - images[0])[0]}.jpg"
-    kept = image.with_suffix(".kept")
-    shutil.copy2(image, kept)
-    ImageOps.invert(Image.open(kept)).save(image)
-    try:
+    with project.inverted_image():
         # the list itself changed: episodes name images only, so the same manifests come out, and are tested on the new features
         jobs = {"count_images": 1, "make_episodes": 1, "cache_features": 1, "make_records": 2, "evaluate_method": 2}
         assert project.planned() == {**jobs, **REPORT}
         assert "fold=0" not in project.told
-    finally:
-        kept.replace(image)
     assert project.planned() == {}  # the list is as it was, byte by byte
 
 
