@@ -141,7 +141,7 @@ class Experiment(BaseModel):
         for row in (*self.methods, *self.variants):
             self.method_of(row)
         for name, table in self.tables.items():
-            if name in OWN_TABLES or name.startswith("paper-"):
+            if name in OWN_TABLES or name.startswith(("paper-", "classes-")):
                 raise UserError(f"tables.{name}: is a table of every experiment; give this one another name")
             for label, row in table.rows.items():
                 if row not in self.methods:

@@ -82,9 +82,12 @@ class Plan:
         return [str(cell.metrics(self.folder, seed)) for cell in self.cells() for seed in self.seeds]
 
     def table_files(self, *ends: str) -> list[str]:
-        """The tables beside the main one, in these formats: a paper's, one a data set, and those that the experiment defines."""
+        """The tables beside the main one, in these formats: a paper's, one a data set, and those that the experiment defines; as LaTeX
+        and HTML also what scorings.csv and per_class.csv hold.
+        """
         names = [*(f"paper-{dataset}" for dataset in self.datasets), *self.experiment.tables]
-        return [str(self.folder / "tables" / f"{name}{end}") for name in names for end in ends]
+        detail = ["scorings", *(f"classes-{dataset}-{shot}shot" for dataset in self.datasets for shot in self.shots)]
+        return [str(self.folder / "tables" / f"{name}{end}") for end in ends for name in names + detail * (end != ".csv")]
 
     def figure_files(self, end: str) -> list[str]:
         """The figures of the experiment in one format, .pdf or .png."""

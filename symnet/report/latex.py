@@ -9,6 +9,7 @@ import pandas as pd
 from symnet.protocols import SCORINGS, in_words
 from symnet.report import Round
 
+PAGE = 45  # lines of a table that a page of a paper takes
 BEST, SECOND = "textbf:--rwrap;", "underline:--rwrap;"  # pandas' words for LaTeX commands
 
 
@@ -17,7 +18,7 @@ class Printed:
     """A table as it is to be printed. Rows are grouped by the columns `groups`, each value printed once and a rule between.
 
     Within a group each numeric column's best is bold and its second underlined, by the two decimals that are printed; not in `unmarked`.
-    Caption and notes are plain text.
+    across: each line's best and second instead. Caption and notes are plain text.
     """
 
     table: pd.DataFrame
@@ -25,10 +26,11 @@ class Printed:
     caption: str
     notes: Sequence[str] = ()
     unmarked: Sequence[str] = ("std",)
+    across: bool = False
 
 
 def latex(printed: Printed) -> str:
-    """As LaTeX for a paper (needs booktabs)."""
+    """As LaTeX for a paper (needs booktabs; longtable where it has more lines than fit on a page)."""
     table, groups = printed.table, printed.groups
     numbers = _numbers(table)
     group = table.groupby(list(groups), sort=False).ngroup()
@@ -39,21 +41,25 @@ def latex(printed: Printed) -> str:
     style = style.format(precision=2, na_rep="--", escape="latex")
     style = style.apply(lambda frame: marks.set_axis(frame.columns, axis=1), axis=None)
     columns = "".join("r" if name in numbers else "l" for name in table.columns)
-    text = style.to_latex(hrules=True, position="t", position_float="centering", column_format=columns, caption=escape(printed.caption))
-    lines = text.splitlines()
-    first = lines.index(r"\midrule") + 1
+    long = len(table) > PAGE
+    place = {"environment": "longtable"} if long else {"position": "t", "position_float": "centering"}
+    lines = style.to_latex(hrules=True, column_format=columns, caption=escape(printed.caption), **place).splitlines()
+    first = lines.index(r"\endlastfoot" if long else r"\midrule") + 1
     for row in reversed(group.index[~group.duplicated()][1:]):
         lines.insert(first + row, r"\midrule")
-    end = lines.index(r"\end{tabular}") + 1
+    end = lines.index(r"\end{longtable}" if long else r"\end{tabular}") + 1
     lines[end:end] = under([escape(note) for note in printed.notes])
-    return "% \\usepackage{booktabs}\n" + "\n".join(lines) + "\n"
+    return f"% \\usepackage{{booktabs{', longtable' * long}}}\n" + "\n".join(lines) + "\n"
 
 
 def ranked(printed: Printed) -> pd.DataFrame:
-    """Styles of the cells: within a group each numeric column's best and second, but for `unmarked`."""
+    """Styles of the cells: within a group each numeric column's best and second, but for `unmarked`; or each line's."""
     table = printed.table
     group = table.groupby(list(printed.groups), sort=False).ngroup()
     marks = pd.DataFrame("", table.index, table.columns)
+    if printed.across:
+        marks[_numbers(table)] = best_two(table[_numbers(table)].T).T
+        return marks
     for name in _numbers(table):
         if name not in printed.unmarked:
             marks[name] = table[name].round(2).groupby(group, group_keys=False).apply(_marks)
@@ -65,9 +71,10 @@ def _numbers(table: pd.DataFrame) -> list[str]:
 
 
 def title(column: str) -> str:
-    """A column's head: `fold0` -> `Fold-0`, `paper_mean` -> `Paper mean`."""
-    words = "data set" if column == "dataset" else column.replace("fold", "fold-").replace("_", " ")
-    return words[:1].upper() + words[1:]
+    """A column's head: `fold0` -> `Fold-0`, `paper_mean` -> `Paper mean`, `fb_iou_padded` -> `FB-IoU padded`."""
+    words = "data set" if column == "dataset" else re.sub(r"fold(?=\d)", "fold-", column)
+    words = words.replace("fb_iou", "FB-IoU").replace("miou", "mIoU").replace("_", " ")
+    return words if words.startswith("mIoU") else words[:1].upper() + words[1:]
 
 
 def best_two(table: pd.DataFrame) -> pd.DataFrame:

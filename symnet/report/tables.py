@@ -1,4 +1,4 @@
-"""Tables: main, scorings, per_class, groups, base, those the experiment defines (CSV, some LaTeX), and plain text for a terminal.
+"""Tables: main, scorings, classes, groups, base, those the experiment defines (CSV, most as LaTeX and HTML); plain text for a terminal.
 
 Per seed the folds are averaged first; `mean` and `std` are over seeds, `std` being the sample's (n - 1), 0 for one seed. Everything
 is in percent, rounded to two decimals when printed and not before.
@@ -20,6 +20,7 @@ from symnet.metrics import class_iou, fb_iou, mean_iou
 from symnet.protocols import SCORINGS
 from symnet.report import Round, read_rounds, refuse
 from symnet.report.ablation import ablation_printed, ablation_table
+from symnet.report.detail import classes_printed, scorings_printed
 from symnet.report.html import html
 from symnet.report.latex import Printed, caption, footnotes, latex, ranked
 from symnet.report.paper import DAGGER, paper_latex, paper_marks, paper_notes, paper_table
@@ -58,14 +59,18 @@ def make_tables(
     for cell in [*cells, *absent]:
         folds.setdefault((cell.dataset, cell.shot), set()).add(cell.fold)
     main = _averaged(scores[scores["main"]], ROW, [], folds)
+    scorings, per_class = _averaged(scores, [*ROW, "scoring"], ["fb_iou"], folds), _per_class(classes)
     texts = {
         "main.csv": _csv(main),
-        "scorings.csv": _csv(_averaged(scores, [*ROW, "scoring"], ["fb_iou"], folds)),
-        "per_class.csv": _csv(_per_class(classes)),
+        "scorings.csv": _csv(scorings),
+        "per_class.csv": _csv(per_class),
         "groups.csv": _csv(_grouped(classes, groups or {})),
         "base.csv": _csv(_bases(cells, root)),
     }
-    printed = {"main": main_printed(main, rounds)}
+    printed = {"main": main_printed(main, rounds), "scorings": scorings_printed(scorings, rounds)}
+    for dataset, shot in dict.fromkeys((cell.dataset, cell.shot) for cell in cells):
+        own = [one for one in rounds if (one.cell.dataset, one.cell.shot) == (dataset, shot)]
+        printed[f"classes-{dataset}-{shot}shot"] = classes_printed(per_class, dataset, shot, own[0].payload["protocol"]["scoring"], own)
     for name, table in (tables or {}).items():
         made = ablation_table(main, table)
         texts[f"{name}.csv"] = _csv(made)

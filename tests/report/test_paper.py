@@ -137,23 +137,22 @@ def test_an_unfinished_cell_takes_its_means_with_it(root: Path) -> None:
         make_tables(CELLS, SEEDS, root, root / "tables", partial=True)
 
 
-def test_the_latex_compiles(root: Path, tmp_path: Path) -> None:
+def compile_latex(folder: Path, names: list[str]) -> None:
+    """The tables `names` of a folder as one document, all.pdf; nothing of it may be too wide."""
     if shutil.which("pdflatex") is None:
         assert "CI" not in os.environ, "pdflatex is missing: install Debian's texlive-latex-recommended"
         pytest.skip("pdflatex is not installed")
-    make_tables(CELLS, SEEDS, root, root / "tables", published={"pascal5i": "pascal5i"})
-    names = [path.name for path in sorted((root / "tables").glob("*.tex"))]
-    assert names == ["main.tex", "paper-pascal5i.tex"]
     inputs = "\n".join(rf"\input{{{name}}}" for name in names)
-    head = r"\documentclass{article}\usepackage{booktabs}\usepackage[landscape,margin=1cm]{geometry}"
-    text = rf"{head}\begin{{document}}{inputs}\end{{document}}"
-    (root / "tables" / "all.tex").write_text(text)
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
-        cwd=root / "tables",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    head = r"\documentclass{article}\usepackage{booktabs,longtable}\usepackage[landscape,margin=1cm]{geometry}"
+    (folder / "all.tex").write_text(rf"{head}\begin{{document}}{inputs}\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert not re.findall(r"^(?:Overfull|LaTeX Warning: (?!Label|There were)).*", done.stdout, re.MULTILINE)
+
+
+def test_the_latex_compiles(root: Path) -> None:
+    make_tables(CELLS, SEEDS, root, root / "tables", published={"pascal5i": "pascal5i"})
+    names = [path.name for path in sorted((root / "tables").glob("*.tex"))]
+    assert names == ["classes-pascal5i-1shot.tex", "classes-pascal5i-5shot.tex", "main.tex", "paper-pascal5i.tex", "scorings.tex"]
+    compile_latex(root / "tables", names)

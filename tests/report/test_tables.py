@@ -143,7 +143,8 @@ def test_provenance_beside_the_tables_and_the_same_bytes_twice(root: Path) -> No
     }
     tables, provenance = read_json(root / "tables" / "tables.json", "tables")
     printed = {f"{name}{end}" for name in ("main", "paper-pascal5i") for end in (".csv", ".tex", ".html")}
-    assert set(tables) == {"scorings.csv", "per_class.csv", "groups.csv", "base.csv", *printed}
+    detail = {f"{name}{end}" for name in ("scorings", "classes-pascal5i-1shot") for end in (".tex", ".html")}
+    assert set(tables) == {"scorings.csv", "per_class.csv", "groups.csv", "base.csv", *printed, *detail}
     assert len(provenance.inputs) == 8
 
 

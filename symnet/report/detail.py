@@ -1,0 +1,32 @@
+"""Tables of what the main one averages: every scoring with mIoU and FB-IoU, and the IoU of every class."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from symnet.protocols import SCORINGS
+from symnet.report import Round
+from symnet.report.latex import Printed, caption, footnotes
+
+LABELS = ["dataset", "shot", "method", "backbone", "variant"]
+
+
+def scorings_printed(scorings: pd.DataFrame, rounds: Sequence[Round]) -> Printed:
+    """scorings.csv, a line a row of the main table: `miou_SCORING` and `fb_iou_SCORING` of each scoring, means over folds and seeds."""
+    shown = scorings.astype({"dataset": str, "shot": str}).set_index([*LABELS, "scoring"])[["mean", "fb_iou"]]
+    order = list(dict.fromkeys(key[:-1] for key in shown.index))  # unstack sorts
+    wide = shown.rename(columns={"mean": "miou"}).unstack("scoring").reindex(pd.MultiIndex.from_tuples(order, names=LABELS))
+    wide = wide[[(name, scoring) for scoring in SCORINGS for name in ("miou", "fb_iou")]]
+    wide.columns = pd.Index([f"{name}_{scoring}" for name, scoring in wide.columns])
+    told = caption("The same predictions under every scoring, mIoU and FB-IoU in percent", rounds)
+    return Printed(wide.reset_index(), ["dataset", "shot"], told, footnotes(rounds))
+
+
+def classes_printed(per_class: pd.DataFrame, dataset: str, shot: int, scoring: str, rounds: Sequence[Round]) -> Printed:
+    """IoU by class under one scoring, mean over seeds: a line a class, grouped by backbone and fold, a column a row of the main table."""
+    of = (per_class["dataset"] == dataset) & (per_class["shot"] == shot) & (per_class["scoring"] == scoring)
+    own = per_class[of].astype({"fold": str})
+    wide = own.pivot_table(index=["backbone", "fold", "class"], columns="method", values="iou", sort=False)
+    wide.columns.name = None
+    told = caption(f"IoU in percent by class, {dataset}, {shot}-shot", rounds)
+    return Printed(wide.reset_index(), ["backbone", "fold"], told, footnotes(rounds), across=True)
