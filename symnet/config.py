@@ -256,6 +256,11 @@ class ModelSettings(Section):
     hyper_channels: int = Field(48, ge=1, description="N', the width of the hyper-correlation")
     margin: float = Field(0.5, ge=0, description="eq. 12")
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of an episode record that it reads (model/episode.py)."""
+        return (self.prior, *["tdc"] * self.tdc)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.tau3 >= self.tau4:
@@ -263,6 +268,24 @@ class ModelSettings(Section):
         if self.apa and self.prior == "pfenet":
             raise ValueError("apa needs prior spm or hpm: its query prototype is drawn by their thresholds (found prior: pfenet)")
         return self
+
+
+class PFENetSettings(Section):
+    """PFENet."""
+
+    channels: int = Field(256, ge=8, description="width of reduced features and decoder")
+    scales: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="sides of the decoder's scales, finest first; up to 1: fractions of the features' side, as its COCO files have them; "
+        "null: 60/30/15/8 at 473 px, 81/40/20/10 at 641, else halves",
+    )
+
+
+class BAMSettings(Section):
+    """BAM."""
+
+    channels: int = Field(256, ge=8, description="width of reduced features and decoder")
 
 
 class TrainSettings(OptimiserSettings):
@@ -318,6 +341,8 @@ class Settings(Section):
     base: BaseSettings = BaseSettings()
     features: FeatureSettings = FeatureSettings()
     model: ModelSettings = ModelSettings()
+    pfenet: PFENetSettings = PFENetSettings()
+    bam: BAMSettings = BAMSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 

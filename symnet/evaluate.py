@@ -24,7 +24,7 @@ from symnet.data.stored import Store
 from symnet.data.transforms import fitted_size, unfit
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError, one_line
-from symnet.methods import METHODS, method_class
+from symnet.methods import METHODS, method_class, own_settings
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.metrics import protocol_stamp
 from symnet.overlays import draw_overlays
@@ -218,9 +218,10 @@ def _load(method: Method, model: Path | None, name: str, shot: int, settings: Se
     tensors, meta, _ = load_tensors(model, "train")
     if (meta["method"], meta["shots"]) != (name, shot):
         raise UserError(f"{model}: holds {meta['method']} for {meta['shots']} shots, expected {name} for {shot}")
-    own = settings.model.model_dump(mode="json") if "model" in METHODS[name].settings else None
+    own = own_settings(settings, name)
     if own is not None and own != meta["model"]:
-        wrong = [f"model.{key} {meta['model'].get(key)!r}, not {own[key]!r}" for key in own if meta["model"].get(key) != own[key]]
+        section = METHODS[name].settings[0]
+        wrong = [f"{section}.{key} {meta['model'].get(key)!r}, not {own[key]!r}" for key in own if meta["model"].get(key) != own[key]]
         raise UserError(f"{model}: was made with {', '.join(wrong)}; test it with the settings it was made with")
     try:
         load_exactly(method, tensors)

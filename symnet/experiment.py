@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from symnet.config import SECTIONS, Name, Section, Settings
 from symnet.errors import UserError, one_line
-from symnet.methods import METHODS
+from symnet.methods import METHOD_SECTIONS, METHODS
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 # A fold may differ in how it is trained, never in what is measured: a table would mix two protocols.
-FOLD_SECTIONS = ("base", "features", "model", "train", "evaluate")
+FOLD_SECTIONS = ("base", "features", *METHOD_SECTIONS, "train", "evaluate")
 # A row may differ in what is its own: base learner and features are shared by all rows of a fold.
-ROW_SECTIONS = ("model", "train", "evaluate")
+ROW_SECTIONS = (*METHOD_SECTIONS, "train", "evaluate")
 OWN_TABLES = ("main", "scorings", "per_class", "groups", "base", "tables")
 
 
@@ -53,10 +53,13 @@ class Experiment(BaseModel):
         (510, 365, 382, 322, 988), min_length=1, description="one test round each (BAM's)"
     )
     methods: tuple[Name, ...] = Field(
-        tuple(METHODS), min_length=1, description=f"what is compared, a row for each output: {', '.join(METHODS)}, or names in `variants`"
+        ("prototype", "symnet"),
+        min_length=1,
+        description=f"what is compared, a row for each output: {', '.join(METHODS)}, or names in `variants`",
     )
     variants: dict[Name, dict[str, Any]] = Field(
-        {}, description="rows that are a `method` with other settings, for all folds: its name, and overrides of model, train, evaluate"
+        {},
+        description="rows that are a `method` with other settings, for all folds: its name, and overrides of its section, train, evaluate",
     )
     published: bool = Field(True, description="show the field's published rows, marked, in the tables of PASCAL-5i and COCO-20i")
     tables: dict[Name, AblationTable] = Field({}, description="tables beside the main one: chosen rows in a chosen order")
@@ -64,7 +67,7 @@ class Experiment(BaseModel):
     preset: str | None = Field(None, description="name of one of `presets`, laid over the file")
     presets: dict[str, dict[str, Any]] = Field({}, description="named overrides of any other key")
     datasets: dict[Name, dict[str, Any]] = Field(min_length=1, description="per data set: overrides of the sections, and its own `folds`")
-    folds: dict[int, dict[str, Any]] = Field({}, description="per fold: overrides of base, features, model, train, evaluate")
+    folds: dict[int, dict[str, Any]] = Field({}, description=f"per fold: overrides of {', '.join(FOLD_SECTIONS)}")
     common: dict[str, Any] = Field({}, description="the file's own sections, gathered here when it is read")
 
     @field_validator("shots", "seeds", "methods")

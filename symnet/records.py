@@ -22,7 +22,7 @@ from symnet.config import Settings
 from symnet.data.episodes import Episode, read_manifest
 from symnet.errors import UserError
 from symnet.features import as_numbers
-from symnet.model.episode import TDC, levels_of, prior_record, tdc_record
+from symnet.model.episode import TDC, TWICE, levels_of, prior_record, tdc_record
 from symnet.model.resize import default_scales
 from symnet.shards import Columns, remove_others, write_shards
 from symnet.sources import CacheSource
@@ -74,5 +74,6 @@ def _columns(
     else:
         assert found.base is not None
         scales = default_scales(side_at_stride_8(settings.pixels.size))
-        record = prior_record(part, *levels_of(backbone, query, support), mask, found.base[: len(episodes)], scales)
+        levels = levels_of(backbone, query, support, mask if part == TWICE else None)
+        record = prior_record(part, *levels, mask, found.base[: len(episodes)], scales)
     return {name: as_numbers(values, settings.features.dtype, f"records, {name}") for name, values in record.items()}

@@ -25,7 +25,7 @@ from symnet.gradients import Gradients
 from symnet.journal import Journal
 from symnet.keeper import Keeper, Run
 from symnet.lease import Lease, hold
-from symnet.methods import METHODS, method_class
+from symnet.methods import method_class, own_settings
 from symnet.parallel import ALONE, Ranks, check_shares
 from symnet.precision import answering, precision_of
 from symnet.prefetch import Stall
@@ -197,7 +197,7 @@ def _train(
         return
     weights = trainer.weights() if trainer.best is None else trainer.best[1]
     meta = {"method": run.method, "shots": run.shots, "steps": trainer.steps, "selection": selection, "precision": str(precision)}
-    meta["model"] = settings.model.model_dump(mode="json") if "model" in METHODS[run.method].settings else None
+    meta["model"] = own_settings(settings, run.method)
     save_tensors(out, weights, meta | {"score": None if trainer.best is None else trainer.best[0]}, run.provenance)
     keeper.journal.end("FINISHED")
 

@@ -48,15 +48,21 @@ class Bench:
         )
 
     def train(
-        self, out: Path, inputs: train.Inputs | None = None, checkpoint_seconds: float = 300, ranks: Ranks = ALONE, **settings: Any
+        self,
+        out: Path,
+        inputs: train.Inputs | None = None,
+        checkpoint_seconds: float = 300,
+        ranks: Ranks = ALONE,
+        method: str = "symnet",
+        **settings: Any,
     ) -> Path:
-        """Train Sym-Net for some steps; the same `out` goes on where it was. settings: the selection, or of the section train.
+        """Train a method for some steps; the same `out` goes on where it was. settings: the selection, or of the section train.
 
         Its state lies in the folder, its journal in the .jsonl of the same name.
         """
         provenance = Provenance(stage="train", settings="s")
-        run = Run("symnet", 1, out.with_suffix(""), out.with_suffix(".jsonl"), provenance, {}, checkpoint_seconds)
-        train.train(self.settings("train", "symnet", **settings), self.root, inputs or self.inputs, run, out, CPU, ranks=ranks)
+        run = Run(method, 1, out.with_suffix(""), out.with_suffix(".jsonl"), provenance, {}, checkpoint_seconds)
+        train.train(self.settings("train", method, **settings), self.root, inputs or self.inputs, run, out, CPU, ranks=ranks)
         return out
 
 

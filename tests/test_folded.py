@@ -73,11 +73,11 @@ def test_the_published_network_in_16_bits() -> None:
 def test_every_relu_of_a_resnet_is_part_of_a_convolution() -> None:
     """Of 3 blocks the sum is no map; of the last no ReLU is wanted. Three in the stem and two a block follow convolutions."""
     folded = Folded(build_backbone("resnet50").eval(), torch.float32, False)
-    kinds = [type(part) for part in folded.net.modules()]
+    kinds = [type(part) for part in folded.nets.modules()]
     assert [kinds.count(kind) for kind in (_Added, _Joined, _Rectified)] == [3, 12, 3 + 2 * 16]
-    calls = {str(node.target) for node in folded.net.graph.nodes if node.op != "call_module"}
+    calls = {str(node.target) for net in folded.nets for node in net.graph.nodes if node.op != "call_module"}
     assert not any("relu" in call for call in calls)
-    assert not any(isinstance(part, (nn.ReLU, nn.BatchNorm2d, nn.Identity)) for part in folded.net.modules())
+    assert not any(isinstance(part, (nn.ReLU, nn.BatchNorm2d, nn.Identity)) for part in folded.nets.modules())
 
 
 def test_the_plain_one_is_left_as_it_was() -> None:

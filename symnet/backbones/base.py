@@ -1,8 +1,9 @@
 """What a backbone is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 STRIDE = 8
@@ -33,7 +34,33 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, S, S] -> block maps before their last ReLU, each [B, C_i, H_i, H_i]."""
+        maps, x = self.until_last(images)
+        return [*maps, *self.last_stage(x)]
+
+    def until_last(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Images -> the block maps of the second and third stage, and what enters the fourth, which is `entering` of the last of them."""
         raise NotImplementedError
+
+    def entering(self, third: Tensor) -> Tensor:
+        """The third stage's last block map -> what enters the fourth."""
+        raise NotImplementedError
+
+    def last_stage(self, x: Tensor) -> list[Tensor]:
+        """What enters the fourth stage -> its block maps."""
+        raise NotImplementedError
+
+    def masked(self, blocks: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
+        """The block maps of supports that are masked before the fourth stage.
+
+        blocks: their own, [B, K, C_i, H_i, W_i], of the second and third stage at least; mask [B, K, H, W] in [0, 1], at the levels' side.
+        """
+        known, shots = sum(self.groups[:2]), mask.shape[:2]
+        x = self.entering(blocks[known - 1].flatten(0, 1))
+        x = x * mask.flatten(0, 1).unsqueeze(1).to(x.dtype)  # [BK, C, H, W]
+        if self.training:  # batch norm takes the statistics of each shot apart
+            each = [self.last_stage(one) for one in x.unflatten(0, shots).unbind(1)]
+            return [*blocks[:known], *(torch.stack(maps, 1) for maps in zip(*each, strict=True))]
+        return [*blocks[:known], *(m.unflatten(0, shots) for m in self.last_stage(x))]
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """Block maps -> low, mid and high features."""

@@ -4,7 +4,7 @@ Mobile inverted bottlenecks without squeeze-and-excitation, ReLU6 in place of sw
 The last two strided stages keep stride 1 and dilate what follows. Blocks end linear, so a block map has no last ReLU to come before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ _STAGES = (
     (6, 5, 1, 2, 192, 4),
     (6, 3, 1, 2, 320, 1),
 )
-_FIRST_MAP = 3  # block maps are those of blocks 3 to 15
+_FIRST_MAP, _LAST_STAGE = 3, 11  # block maps are those of blocks 3 to 15; the fourth stage's, of 11 to 15
 # Standard deviations over 48 VOC photographs at 289 px; the blocks end linear and unlike in scale.
 _STD = {4: 9.6, 7: 6.9, 10: 5.7, 15: 2.3}
 _EPS = 1e-3  # the published batch norm's
@@ -78,15 +78,21 @@ class EfficientNetLite0(Backbone):
                 channels = width
         self._blocks = nn.ModuleList(blocks)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, S, S] -> 13 block maps [B, C_i, H, W]."""
+    def until_last(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """[B, 3, S, S] -> 8 block maps [B, C_i, H, W], and the last of them."""
         x = F.relu6(self._bn0(self._conv_stem(images)))  # [B, 32, (S+1)/2, (S+1)/2]
-        maps = []
-        for number, block in enumerate(self._blocks):
+        for block in self._blocks[:_FIRST_MAP]:
             x = block(x)
-            if number >= _FIRST_MAP:
-                maps.append(x)  # [B, C_i, H, W]
-        return maps
+        maps = _one_by_one(self._blocks[_FIRST_MAP:_LAST_STAGE], x)
+        return maps, maps[-1]
+
+    def entering(self, third: Tensor) -> Tensor:
+        """As it is."""
+        return third
+
+    def last_stage(self, x: Tensor) -> list[Tensor]:
+        """[B, 112, H, W] -> 5 block maps [B, C_i, H, W]."""
+        return _one_by_one(self._blocks[_LAST_STAGE:], x)
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """Low [B, 40, H, W], mid [B, 232, H, W], high [B, 432, H, W]."""
@@ -100,6 +106,15 @@ class EfficientNetLite0(Backbone):
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
         """Load the package's state dict; its head `_conv_head`, `_bn1` and classifier `_fc` are left out by name."""
         load_exactly(self, {name: value for name, value in state.items() if not name.startswith(("_conv_head.", "_bn1.", "_fc."))})
+
+
+def _one_by_one(blocks: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """The outputs of blocks, each fed by the one before."""
+    maps = []
+    for block in blocks:
+        x = block(x)
+        maps.append(x)
+    return maps
 
 
 def _joined(maps: Sequence[Tensor], numbers: tuple[int, ...]) -> Tensor:

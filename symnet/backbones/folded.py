@@ -1,8 +1,8 @@
 """The form of a backbone in which it only answers: batch norm folded into the convolutions before it, one number format, fused calls.
 
-The backbone's own forward is traced, so that every backbone has this form, and what its maps are is said once. In the trace a convolution
-takes the ReLU that follows it along, and the sum between them. A sum that is a block map is kept: there the join of sum, bias and ReLU is
-one kernel. cuDNN's fused calls run on GPUs, in 16 bits; elsewhere the same modules do the same in plain calls.
+The two halves of the backbone's own forward are traced, so that every backbone has this form, and what its maps are is said once. In the
+trace a convolution takes the ReLU that follows it along, and the sum between them. A sum that is a block map is kept: there the join of
+sum, bias and ReLU is one kernel. cuDNN's fused calls run on GPUs, in 16 bits; elsewhere the same modules do the same in plain calls.
 """
 
 import copy
@@ -32,12 +32,23 @@ class Folded(Backbone):
         self.plain, self.dtype = plain, dtype
         self.order = torch.channels_last if channels_last else torch.contiguous_format
         device = next(plain.parameters()).device
-        net = _fused(fold(plain), channels_last and cudnn_fuses(device, dtype)).to(dtype).to(memory_format=self.order)
-        self.net = net.eval().requires_grad_(False)
+        own, fused = fold(plain), channels_last and cudnn_fuses(device, dtype)
+        nets = nn.ModuleList(_fused(own, part, fused) for part in ("until_last", "last_stage"))
+        self.nets = nets.to(dtype).to(memory_format=self.order).requires_grad_(False)
+        self.eval()
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def until_last(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """[B, 3, S, S] of any number format -> block maps as the plain backbone's."""
-        return list(self.net(images.to(self.dtype, memory_format=self.order)))
+        maps, x = self.nets[0](images.to(self.dtype, memory_format=self.order))
+        return list(maps), x
+
+    def entering(self, third: Tensor) -> Tensor:
+        """As the plain backbone's."""
+        return self.plain.entering(third)
+
+    def last_stage(self, x: Tensor) -> list[Tensor]:
+        """As the plain backbone's, in this one's number format."""
+        return list(self.nets[1](x.to(self.dtype, memory_format=self.order)))
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """As the plain backbone's, in the maps' number format."""
@@ -122,9 +133,11 @@ class _Joined(_Fused):
         return total, F.relu(total)
 
 
-def _fused(folded: Backbone, fused: bool) -> fx.GraphModule:
-    """The trace of a folded backbone's forward, in which every ReLU that can be is part of the convolution before it."""
-    net = fx.symbolic_trace(folded)
+def _fused(folded: Backbone, part: str, fused: bool) -> fx.GraphModule:
+    """The trace of a method of a folded backbone, in which every ReLU that can be is part of the convolution before it."""
+    tracer = fx.Tracer()
+    tracer.traced_func_name = part
+    net = fx.GraphModule(folded, tracer.trace(folded))
     for node in list(net.graph.nodes):
         if isinstance(_module(net, node), nn.Identity):
             node.replace_all_uses_with(node.args[0])

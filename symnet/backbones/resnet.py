@@ -4,6 +4,8 @@ Entry names are those of the PSPNet family (`layer0.0`, `layer1.0.conv1`, ...), 
 ImageNet file fits: PSPNet's deep stem or torchvision's. A file of the other stem is refused, never loaded in part.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,16 +60,20 @@ class ResNet(Backbone):
         self.layer3 = _stage(512, 256, blocks=third, stride=1, dilation=2)
         self.layer4 = _stage(1024, 512, blocks=fourth, stride=1, dilation=4)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, S, S] -> block maps [B, C_i, H, W], before their last ReLU."""
+    def until_last(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """[B, 3, S, S] -> block maps of layer2 and layer3 [B, C_i, H, W], before their last ReLU; layer3 after it."""
         x = self.layer0(images)  # [B, 128 or 64, S/4, S/4]
         for block in self.layer1:
             x = F.relu(block(x))
-        maps = []
-        for block in (*self.layer2, *self.layer3, *self.layer4):
-            maps.append(block(x))  # [B, C_i, H, W]
-            x = F.relu(maps[-1])
-        return maps
+        return _maps((*self.layer2, *self.layer3), x)
+
+    def entering(self, third: Tensor) -> Tensor:
+        """Its ReLU."""
+        return F.relu(third)
+
+    def last_stage(self, x: Tensor) -> list[Tensor]:
+        """[B, 1024, H, W] -> block maps of layer4 [B, 2048, H, W], before their last ReLU."""
+        return _maps(self.layer4, x)[0]
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """low = layer2, mid = [layer3, layer2], high = layer4, each after its last ReLU."""
@@ -121,6 +127,15 @@ class ResNet101TV(ResNet101):
     """Torchvision's stem before the same trunk. Published ImageNet file: `resnet101-63fe2227.pth`."""
 
     deep_stem = False
+
+
+def _maps(blocks: Iterable[nn.Module], x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The block maps of some blocks, one after another, and the last one's ReLU."""
+    maps = []
+    for block in blocks:
+        maps.append(block(x))  # [B, C_i, H, W]
+        x = F.relu(maps[-1])
+    return maps, x
 
 
 def _file_name(name: str) -> str:

@@ -40,13 +40,20 @@ class VGG16BN(Backbone):
         self.layer3 = nn.Sequential(*_conv(256, 512), *_conv(512, 512), *_conv(512, 512), _pool())
         self.layer4 = nn.Sequential(*_conv(512, 512), *_conv(512, 512), *_conv(512, 512))
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, S, S] -> [B, 256, S/8, S/8], 3 of [B, 512, S/8, S/8], 3 of [B, 512, S/16, S/16], sides rounded up."""
+    def until_last(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """[B, 3, S, S] -> [B, 256, S/8, S/8], 3 of [B, 512, S/8, S/8]; layer3 [B, 512, S/16, S/16], sides rounded up."""
         x = self.layer1(self.layer0(images))  # [B, 128, S/4, S/4]
         second = self.layer2[-1](_before_relu(self.layer2, x)[-1])  # [B, 256, S/8, S/8]
         third = _before_relu(self.layer3, F.relu(second))
-        fourth = _before_relu(self.layer4, F.relu(self._pooled(third[-1])))
-        return [second, *third, *fourth]
+        return [second, *third], self.entering(third[-1])
+
+    def entering(self, third: Tensor) -> Tensor:
+        """Its pool, which ends the stage but comes after its block maps, and ReLU."""
+        return F.relu(self.layer3[-1](third))
+
+    def last_stage(self, x: Tensor) -> list[Tensor]:
+        """[B, 512, S/16, S/16] -> 3 of the same shape."""
+        return _before_relu(self.layer4, x)
 
     def levels(self, blocks: list[Tensor]) -> Levels:
         """low = layer2 resized to stride 16, mid = [layer3, low], high = layer4, each after its last ReLU; [B, C, S/16, S/16]."""
@@ -55,7 +62,7 @@ class VGG16BN(Backbone):
 
     def mid(self, chosen: list[Tensor]) -> Tensor:
         """[layer3, low]."""
-        layer3 = F.relu(self._pooled(chosen[1]))
+        layer3 = self.entering(chosen[1])
         return torch.cat([layer3, resize(F.relu(chosen[0]), layer3.shape[-1])], 1)
 
     def load_imagenet(self, state: dict[str, Tensor]) -> None:
@@ -63,10 +70,6 @@ class VGG16BN(Backbone):
         plain = {name.removeprefix("module."): value for name, value in state.items()}
         renamed = {_our_name(name): value for name, value in plain.items() if not name.startswith("classifier.")}
         load_exactly(self, with_counters(self, renamed), _file_name)
-
-    def _pooled(self, layer3: Tensor) -> Tensor:
-        """layer3's pool, which ends the stage but comes after its block maps."""
-        return self.layer3[-1](layer3)
 
 
 def _before_relu(stage: nn.Sequential, x: Tensor) -> list[Tensor]:

@@ -132,7 +132,7 @@ def decode(decoder: Decoder, query: Tensor, prototype: Tensor, hyper: Tensor, pr
         inner.append(decoder.inner[n](x))
         spread.append(resize(x, side))
     x = F.relu(decoder.join(torch.cat(spread, 1)))
-    return Decoded(decoder.classify(x + decoder.refine_joined(x)), inner)
+    return Decoded(decoder.classify(x + decoder.refine_joined(x)), inner, spread)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

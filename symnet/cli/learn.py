@@ -97,7 +97,9 @@ def features(
 @app.command(rich_help_panel=LEARN)
 def records(
     config: Config,
-    part: Annotated[Literal["spm", "hpm", "pfenet", "tdc"], typer.Option(help="A prior mask with psi and base map, or the correlations.")],
+    part: Annotated[
+        Literal["spm", "hpm", "pfenet", "twice", "tdc"], typer.Option(help="A prior mask with psi and base map, or the correlations.")
+    ],
     shot: Annotated[int, typer.Option(min=1)],
     episodes: Episodes,
     seeds: Seeds,

@@ -2,12 +2,15 @@
 
 A method is one file here, an entry below and its tests. The entry names the settings it depends on, so that changing another
 method's settings or adding a method reruns nothing of it.
+
+`from symnet.methods import PFENet` gives the public door to a method (`symnet.methods.door`), made when it is asked for.
 """
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from symnet.config import Settings
 from symnet.errors import UserError
@@ -23,6 +26,7 @@ class Entry:
     """Where a method lives. `settings`: sections it depends on beside the stage's own; `trained`: whether it has a training stage.
 
     `records`: the parts of episode records (model/episode.py) that it reads with these settings; none: it needs all block maps.
+    `door`: the public name of the model that it is, where it has one here.
     """
 
     module: str
@@ -30,12 +34,16 @@ class Entry:
     settings: tuple[str, ...]
     trained: bool
     records: Parts = lambda settings: ()
+    door: str = ""
 
 
 METHODS = {
     "prototype": Entry("symnet.methods.prototype", "Prototype", (), trained=False),
-    "symnet": Entry("symnet.methods.symnet", "SymNetMethod", ("model",), True, lambda s: (s.model.prior, *["tdc"] * s.model.tdc)),
+    "symnet": Entry("symnet.methods.symnet", "SymNetMethod", ("model",), True, lambda s: s.model.parts),
+    "pfenet": Entry("symnet.methods.pfenet", "PFENetMethod", ("pfenet",), True, lambda s: ("twice",), "PFENet"),
+    "bam": Entry("symnet.methods.bam", "BAMMethod", ("bam",), True, lambda s: ("twice",), "BAM"),
 }
+METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 
 
 def known_method(name: str) -> str:
@@ -47,5 +55,27 @@ def known_method(name: str) -> str:
 
 def method_class(name: str) -> type["Method"]:
     """The class of a method. Raises `UserError` for an unknown name."""
-    entry = METHODS[known_method(name)]
+    return class_of(METHODS[known_method(name)])
+
+
+def class_of(entry: Entry) -> type["Method"]:
+    """The class of an entry."""
     return getattr(importlib.import_module(entry.module), entry.kind)
+
+
+def own_settings(settings: Settings, name: str) -> dict[str, Any] | None:
+    """The plain values of a method's own sections, as its model files hold them; None of a method that has none."""
+    found: dict[str, Any] = {}
+    for section in METHODS[name].settings:
+        found |= getattr(settings, section).model_dump(mode="json")
+    return found or None
+
+
+@cache
+def __getattr__(name: str) -> Any:
+    """The door of a method, by its public name: a subclass of `door.Door`."""
+    for entry in METHODS.values():
+        if name == entry.door:
+            door = importlib.import_module("symnet.methods.door").Door
+            return type(name, (door,), {"entry": entry, "__module__": __name__, "__doc__": f"{name}.\n\n    {door.__doc__}"})
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,8 @@
 """What a method has to offer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +35,20 @@ class Method(nn.Module):
 
     outputs: tuple[str, ...]
     supervised: tuple[str, ...] = ()
+    reads_base = False  # whether it reads base logits
+    masks_support = False  # whether it masks supports before the fourth stage, so that their own block maps of it are not read
+    released: Sequence[tuple[str, str]] = ()  # beginnings of names of the released code's entries, and ours, of what is trained
 
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:
         super().__init__()
         self.shots, self.side = shots, side
         self.dtype = torch.float32  # of the products in what is trained; weights, losses and thresholds are float32 all the same
         self.compiled = False  # whether `losses` runs what is trained through torch.compile
+
+    @staticmethod
+    def released_settings(state: Mapping[str, Tensor], scales: Sequence[float] | None) -> dict[str, Any]:
+        """The settings that a released state dict says, by section. scales: of a decoder that has some. Raises `KeyError` for an entry."""
+        return {}
 
     def blocks(self, backbone: Backbone, recorded: bool) -> Sequence[int] | None:
         """The block maps that a test reads, and no base logits; None: all of both. recorded: with a record beside each episode."""
@@ -51,6 +60,10 @@ class Method(nn.Module):
 
     def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Logits [B, 2, H, W] by output name, in the order of `outputs`."""
+        raise NotImplementedError
+
+    def shown(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
+        """Of a batch with all block maps, what there is to see on the way to the answer, by its card's names; and `final`, the answer."""
         raise NotImplementedError
 
     def record(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor] | None:

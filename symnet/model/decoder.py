@@ -7,14 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from symnet.model.layers import classifier, two_convolutions
 from symnet.model.resize import pool, resize
 
 
 class Decoded(NamedTuple):
-    """meta [B, 2, H, W]; inner: one [B, 2, s, s] a scale. Logits."""
+    """meta [B, 2, H, W]; inner: one [B, 2, s, s] a scale; logits. pyramid: what is joined, one [B, C, H, W] a scale."""
 
     meta: Tensor
     inner: list[Tensor]
+    pyramid: list[Tensor]
 
 
 class Decoder(nn.Module):
@@ -25,11 +27,11 @@ class Decoder(nn.Module):
         self.scales = scales
         self.merge = nn.ModuleList(nn.Conv2d(2 * channels + hyper + 1, channels, 1, bias=False) for _ in scales)
         self.across = nn.ModuleList(nn.Conv2d(2 * channels, channels, 1, bias=False) for _ in scales[1:])
-        self.refine = nn.ModuleList(_two_convolutions(channels) for _ in scales)
-        self.inner = nn.ModuleList(_classifier(channels) for _ in scales)
+        self.refine = nn.ModuleList(two_convolutions(channels) for _ in scales)
+        self.inner = nn.ModuleList(classifier(channels) for _ in scales)
         self.join = nn.Conv2d(channels * len(scales), channels, 1, bias=False)
-        self.refine_joined = _two_convolutions(channels)
-        self.classify = _classifier(channels)
+        self.refine_joined = two_convolutions(channels)
+        self.classify = classifier(channels)
 
     def forward(self, query: Tensor, prototype: Tensor, hyper: Tensor | None, priors: Sequence[Tensor], with_inner: bool = True) -> Decoded:
         """query [B, C, H, W], prototype [B, C], hyper [B, N', H, W] or None, priors: one [B, 1, s, s], or one a scale."""
@@ -53,19 +55,4 @@ class Decoder(nn.Module):
             spread.append(resize(x, size))
         x = F.relu(self.join(torch.cat(spread, 1)))  # [B, C, H, W]
         x = x + self.refine_joined(x)
-        return Decoded(self.classify(x), inner)
-
-
-def _two_convolutions(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _classifier(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.ReLU(inplace=True), nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1)
-    )
+        return Decoded(self.classify(x), inner, spread)

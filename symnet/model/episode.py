@@ -1,11 +1,12 @@
 """The frozen part: all that a trainable head needs of an episode, computed without gradient from block maps.
 
 Beside mid features and masks it is what no trained weight changes and little to keep: the columns of an episode record, by name. Part
-`tdc` has `correlations` [B, N, H, W]; part `spm`, `hpm` or `pfenet` has `prior0` [B, K, s, s] (of hpm `prior1`, ... too, one a decoder
-scale), `psi` [B, K] and `base` [B, H, W].
+`tdc` has `correlations` [B, N, H, W]; a prior's, `spm`, `hpm`, `pfenet` or `twice`, has `prior0` [B, K, s, s] (of hpm `prior1`, ... too,
+one a decoder scale), `psi` [B, K] and `base` [B, H, W]. `twice` is PFENet's prior as its code and BAM's have it: supports are masked before
+the fourth stage and after it, `pfenet` masks them after it alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,15 +14,14 @@ import torch
 from torch import Tensor
 
 from symnet.backbones.base import Backbone, Levels
-from symnet.config import ModelSettings
 from symnet.model.base import base_foreground
 from symnet.model.correlation import hyper_correlations
 from symnet.model.prior import hpm, pfenet_prior, spm
 from symnet.model.resize import nearest_mask, resize_mask
 from symnet.model.shots import dissimilarity
 
-PRIORS = ("spm", "hpm", "pfenet")
-TDC = "tdc"
+TWICE, TDC = "twice", "tdc"
+PRIORS = ("spm", "hpm", "pfenet", TWICE)
 PARTS = (*PRIORS, TDC)  # of a record
 
 Record = dict[str, Tensor]
@@ -41,15 +41,16 @@ class EpisodeInputs:
     foreground: Tensor  # [B, K, H, W] bool, by the nearest neighbour
     priors: tuple[Tensor, ...]  # [B, K, s, s] in [0, 1]: one, at side H; of HPM one a decoder scale
     correlations: Tensor | None  # [B, N, H, W], None without TDC
-    psi: Tensor  # [B, K]
-    base: Tensor  # [B, H, W]
+    psi: Tensor | None  # [B, K]; None, as base, of a method that has no use for a base learner
+    base: Tensor | None  # [B, H, W]
     text: Tensor  # [B, T]
     reduced: bool = False
 
     def record(self) -> Record:
         """The columns from which `episode_inputs` makes the same again."""
-        found = {f"prior{i}": prior for i, prior in enumerate(self.priors)} | {"psi": self.psi, "base": self.base}
-        return found if self.correlations is None else found | {"correlations": self.correlations}
+        found = {f"prior{i}": prior for i, prior in enumerate(self.priors)}
+        rest = {"psi": self.psi, "base": self.base, "correlations": self.correlations}
+        return found | {name: value for name, value in rest.items() if value is not None}
 
     def to(self, device: torch.device) -> "EpisodeInputs":
         """The same on another device."""
@@ -65,33 +66,39 @@ class EpisodeInputs:
 @torch.no_grad()
 def freeze_episode(
     backbone: Backbone,
-    settings: ModelSettings,
+    parts: Collection[str],
     query: list[Tensor],
     support: list[Tensor],
     support_mask: Tensor,
     text: Tensor,
-    base_logits: Tensor,
+    base_logits: Tensor | None,
     scales: Sequence[int],
     base_index: Tensor | None = None,
 ) -> EpisodeInputs:
-    """Everything of an episode that does not depend on trained weights.
+    """Everything of an episode that does not depend on trained weights: `parts` of its record, a prior's and perhaps `tdc`.
 
     query: N block maps [B, C_i, H, W]; support: N block maps [B, K, C_i, H, W]; support_mask [B, K, S, S] in {0, 1, 255} (255 counts
-    as background); text [B, T]; base_logits [B, 1 + n, H, W], the frozen base learner's of the query; scales: the decoder's sides;
-    base_index [B], in training: the episode's class among the base classes.
+    as background); text [B, T]; base_logits [B, 1 + n, H, W], the frozen base learner's of the query, None: no psi and no base map;
+    scales: the decoder's sides; base_index [B], in training: the episode's class among the base classes.
     """
-    queries, supports = levels_of(backbone, query, support)
-    record = prior_record(settings.prior, queries, supports, support_mask, base_logits, scales, base_index)
-    if settings.tdc:
+    (prior,) = (part for part in parts if part != TDC)
+    queries, supports = levels_of(backbone, query, support, support_mask if prior == TWICE else None)
+    record = prior_record(prior, queries, supports, support_mask, base_logits, scales, base_index)
+    if TDC in parts:
         record |= tdc_record(query, support, support_mask)
     return episode_inputs(queries.mid, supports.mid, support_mask, text, record)
 
 
-def levels_of(backbone: Backbone, query: list[Tensor], support: list[Tensor]) -> tuple[Levels, Levels]:
-    """Levels of queries [B, C, H, W] and of supports [B, K, C, H, W], of block maps as `freeze_episode`."""
-    shots = support[0].shape[:2]
+def levels_of(backbone: Backbone, query: list[Tensor], support: list[Tensor], support_mask: Tensor | None = None) -> tuple[Levels, Levels]:
+    """Levels of queries [B, C, H, W] and of supports [B, K, C, H, W], of block maps as `freeze_episode`.
+
+    support_mask: as there; supports are then masked before the fourth stage, and their own block maps of it are not read.
+    """
+    queries, shots = backbone.levels(query), support[0].shape[:2]
+    if support_mask is not None:
+        support = backbone.masked(support, resize_mask(support_mask == 1, queries.mid.shape[-1]))
     supports = backbone.levels([block.flatten(0, 1) for block in support])
-    return backbone.levels(query), Levels(*(level.unflatten(0, shots) for level in supports))
+    return queries, Levels(*(level.unflatten(0, shots) for level in supports))
 
 
 def tdc_record(query: list[Tensor], support: list[Tensor], support_mask: Tensor) -> Record:
@@ -104,7 +111,7 @@ def prior_record(
     queries: Levels,
     supports: Levels,
     support_mask: Tensor,
-    base_logits: Tensor,
+    base_logits: Tensor | None,
     scales: Sequence[int],
     base_index: Tensor | None = None,
 ) -> Record:
@@ -113,6 +120,8 @@ def prior_record(
     found = queries.high, supports.high, mask
     priors = hpm(*found, scales) if kind == "hpm" else ((spm if kind == "spm" else pfenet_prior)(*found),)
     record = {f"prior{i}": prior for i, prior in enumerate(priors)}
+    if base_logits is None:
+        return record
     return record | {"psi": dissimilarity(queries.low, supports.low), "base": base_foreground(base_logits, base_index)}
 
 
@@ -128,8 +137,8 @@ def episode_inputs(
         foreground=nearest_mask(on.flatten(0, 1), side).unflatten(0, on.shape[:2]),
         priors=tuple(record[name] for name in sorted(record) if name.startswith("prior")),
         correlations=record.get("correlations"),
-        psi=record["psi"],
-        base=record["base"],
+        psi=record.get("psi"),
+        base=record.get("base"),
         text=text,
         reduced=reduced,
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from symnet.config import ModelSettings
 from symnet.model.base import Ensemble
@@ -12,6 +12,8 @@ from symnet.model.correlation import Fusion
 from symnet.model.decoder import Decoder
 from symnet.model.divisors import Divisors
 from symnet.model.episode import EpisodeInputs
+from symnet.model.guided import GuidedHead
+from symnet.model.layers import reduction
 from symnet.model.numbers import exactly
 from symnet.model.prototypes import Alignment, Regions, query_regions, support_prototype
 from symnet.model.resize import resize
@@ -37,7 +39,7 @@ class HeadOutput:
     triplet: Tensor | None = None  # scalar
 
 
-class Head(nn.Module):
+class Head(GuidedHead):
     """About 11.2 M parameters with ResNet-50's 1536 mid channels. `mid`: channels of the mid features; `groups`: TDC's N3, N2, N1."""
 
     def __init__(
@@ -47,7 +49,7 @@ class Head(nn.Module):
         self.settings, self.shots, self.text = settings, shots, text
         channels = settings.channels
         self.variant: Variant = settings.variant
-        self.reduce_query, self.reduce_support = _reduction(mid, channels), _reduction(mid, channels)
+        self.reduce_query, self.reduce_support = reduction(mid, channels), reduction(mid, channels)
         if settings.apa:
             self.align = Alignment(channels, text if settings.text else 0, settings.attention or settings.variant)
         if settings.tdc:
@@ -63,10 +65,10 @@ class Head(nn.Module):
         with_triplet: in training, for the losses: the triplet, and the inner logits, which nothing else reads. divisors: for the triplet
         loss, of the batch that this is a part of. Under `torch.autocast`, K-shot weights, ensemble and triplet loss stay in float32.
         """
+        assert episode.psi is not None
+        assert episode.base is not None
         batch, shots = episode.psi.shape
-        query, support = episode.query_mid, episode.support_mid.flatten(0, 1)  # [B, C, H, W], [BK, C, H, W]
-        if not episode.reduced:
-            query, support = self.reduce_query(query), self.reduce_support(support)
+        query, support = self.reduced(episode)  # [B, C, H, W], [BK, C, H, W]
         with exactly(query.device):
             weights = self.weigh(episode.psi) if hasattr(self, "weigh") else mean_weights(episode.psi)  # [B, K]
         priors = [(weights[:, :, None, None] * prior).sum(1, keepdim=True) for prior in episode.priors]  # [B, 1, s, s]
@@ -110,7 +112,7 @@ class Head(nn.Module):
     @staticmethod
     def shots_of(episode: EpisodeInputs) -> int:
         """K of an episode batch."""
-        return episode.psi.shape[1]
+        return episode.mask.shape[1]
 
     def losses(self, output: HeadOutput, query_mask: Tensor, divisors: Divisors | None = None) -> dict[str, Tensor]:
         """The parts, scalars: ensemble, meta, inner, and triplet where it is on. query_mask [B, S, S] int64 in {0, 1, 255}.
@@ -144,7 +146,3 @@ class Head(nn.Module):
 def weighs_shots(settings: ModelSettings) -> bool:
     """Whether K shots get learned weights."""
     return (settings.shot_weights or {"paper": "mean", "released": "gram"}[settings.variant]) == "gram"
-
-
-def _reduction(mid: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(mid, channels, 1, bias=False), nn.ReLU(inplace=True), nn.Dropout2d(0.5))

@@ -11,6 +11,7 @@ from symnet.backbones.base import side
 from symnet.backbones.loading import build_backbone
 from symnet.config import ModelSettings
 from symnet.model.base import PSPHead
+from symnet.model.checks import check_range, check_shapes, check_size, check_values
 from symnet.model.episode import EpisodeInputs, freeze_episode
 from symnet.model.head import Head, HeadOutput
 from symnet.model.resize import default_scales, resize
@@ -62,10 +63,7 @@ class SymNet(nn.Module):
         scales: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        if image_size % 8 != 1 or image_size < 33:
-            raise ValueError(f"image_size: found {image_size}, allowed: 8n+1 from 33 up")
-        if shot < 1:
-            raise ValueError(f"shot: found {shot}, allowed: 1 and more")
+        check_size(image_size, shot)
         self.settings = settings or ModelSettings()
         self.image_size, self.shot, self.text, self.base_classes = image_size, shot, text, base_classes
         self.backbone = build_backbone(backbone).eval().requires_grad_(False)
@@ -115,10 +113,10 @@ class SymNet(nn.Module):
         episode's class among the base classes, left out of p_base.
         """
         batch, s = query.shape[0], self.image_size
-        _check_shapes(query_mask=(query_mask, (batch, s, s)), base_mask=(base_mask, (batch, s, s)), base_index=(base_index, (batch,)))
-        _check_values("query_mask", query_mask)
-        _check_range("base_mask", base_mask, self.base_classes, but=IGNORE)
-        _check_range("base_index", base_index, self.base_classes - 1)
+        check_shapes(query_mask=(query_mask, (batch, s, s)), base_mask=(base_mask, (batch, s, s)), base_index=(base_index, (batch,)))
+        check_values("query_mask", query_mask)
+        check_range("base_mask", base_mask, self.base_classes, but=IGNORE)
+        check_range("base_index", base_index, self.base_classes - 1)
         inputs, base = self.freeze(query, support, support_mask, text, base_index)
         parts = self.head.losses(self.head(inputs, with_triplet=True), query_mask.long())
         return parts | {"base": cross_entropy(base, base_mask.long())}
@@ -134,7 +132,7 @@ class SymNet(nn.Module):
         queries, supports = [m[:batch] for m in maps], [m[batch:].unflatten(0, (batch, shots)) for m in maps]
         logits = self.base(self.backbone.levels(queries).high)
         scales = self.head.decode.scales
-        inputs = freeze_episode(self.backbone, self.settings, queries, supports, support_mask, text, logits, scales, base_index)
+        inputs = freeze_episode(self.backbone, self.settings.parts, queries, supports, support_mask, text, logits, scales, base_index)
         return inputs, logits
 
     def _at_full_size(self, inputs: EpisodeInputs, base_logits: Tensor, out: HeadOutput) -> Output:
@@ -146,36 +144,10 @@ class SymNet(nn.Module):
     def _check(self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor) -> None:
         """Refuse shapes and mask values that do not fit, naming the argument."""
         batch, s = query.shape[0], self.image_size
-        _check_shapes(
+        check_shapes(
             query=(query, (batch, 3, s, s)),
             support=(support, (batch, self.shot, 3, s, s)),
             support_mask=(support_mask, (batch, self.shot, s, s)),
             text=(text, (batch, self.text)),
         )
-        _check_values("support_mask", support_mask)
-
-
-def _check_shapes(**expected: tuple[Tensor, tuple[int, ...]]) -> None:
-    for name, (found, shape) in expected.items():
-        if tuple(found.shape) != shape:
-            raise ValueError(f"{name}: found shape {tuple(found.shape)}, expected {shape}")
-
-
-def _check_values(name: str, mask: Tensor) -> None:
-    """Refuse anything but 0, 1 and 255; on a GPU the look would wait for the device, so there it is left out."""
-    if mask.device.type != "cpu":
-        return
-    wrong = (mask != 0) & (mask != 1) & (mask != 255)
-    if wrong.any():
-        raise ValueError(f"{name}: found value {mask[wrong][0].item()}, allowed: 0, 1, 255")
-
-
-def _check_range(name: str, values: Tensor, last: int, but: int | None = None) -> None:
-    """Refuse anything outside 0..last; on a GPU left out, as above."""
-    if values.device.type != "cpu":
-        return
-    wrong = (values < 0) | (values > last)
-    if but is not None:
-        wrong &= values != but
-    if wrong.any():
-        raise ValueError(f"{name}: found value {values[wrong][0].item()}, allowed: 0 to {last}{'' if but is None else f', {but}'}")
+        check_values("support_mask", support_mask)

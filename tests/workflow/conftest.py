@@ -44,6 +44,8 @@ TINY = {
     },
     "features": {"train_views": 1},
     "model": {"channels": 8},
+    "pfenet": {"channels": 8},
+    "bam": {"channels": 8},
     "train": {"steps": 3, "batch_size": 2, "validation_episodes": 2},
     "datasets": {"shapes": {}},
 }

@@ -1,0 +1,199 @@
+"""The public door to a method: images in, masks out, for all methods alike.
+
+    from symnet.methods import PFENet
+    model = PFENet.from_released(state_dict, shot=1, image_size=473)
+    out = model(query, support, support_mask, text)
+
+`symnet.methods` makes a subclass a method, which differ in `entry` alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from symnet.backbones.base import load_exactly
+from symnet.backbones.loading import build_backbone
+from symnet.config import BackboneSettings, PixelSettings, Settings
+from symnet.methods import Entry, class_of
+from symnet.methods.base import EpisodeBatch, Method
+from symnet.model.base import PSPHead
+from symnet.model.checks import check_range, check_shapes, check_size, check_values
+from symnet.model.released import backbone_of, plain_names, renamed
+from symnet.model.resize import resize
+from symnet.model.segmentation import IGNORE, cross_entropy
+
+# The released code's beginnings of names, and ours, of what is not the method's own.
+FROZEN = (
+    ("layer{}.", "backbone.layer{}."),
+    ("learner_base.0.features.{}.1.", "base.pyramid.{}.0."),
+    ("learner_base.0.features.{}.2.", "base.pyramid.{}.1."),
+    ("learner_base.1.", "base.classify."),
+)
+
+
+class Door(nn.Module):
+    """A method whole: frozen backbone, base learner where it reads one, trained part.
+
+    `bn`: what batch norm of the frozen backbone does while the model is in training mode: keep its statistics (`eval`), or take the
+    batch's, of queries and of each shot apart, and let its own drift (`train`, as some released code does).
+    """
+
+    entry: ClassVar[Entry]
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        base_classes: int = 15,
+        base_width: int = 512,
+        shot: int = 1,
+        text: int = 300,
+        bn: Literal["eval", "train"] = "eval",
+    ) -> None:
+        """settings: the backbone's name, `pixels.size` and the method's own are read. base_classes, base_width: of a base learner."""
+        super().__init__()
+        settings = settings or Settings()
+        check_size(settings.pixels.size, shot)
+        if bn not in ("eval", "train"):
+            raise ValueError(f"bn: found {bn!r}, allowed: eval, train")
+        kind: type[Method] = class_of(self.entry)
+        self.image_size, self.shot, self.bn, self.base_classes = settings.pixels.size, shot, bn, base_classes
+        self.backbone = build_backbone(settings.backbone.name).requires_grad_(False)
+        self.base = PSPHead(self.backbone.high_channels, base_classes + 1, base_width).requires_grad_(False) if kind.reads_base else None
+        self.method = kind(settings, self.backbone, shot, text, self.backbone.side(self.image_size))
+        self.eval()
+
+    @classmethod
+    def from_released(
+        cls,
+        state: Mapping[str, object],
+        shot: int = 1,
+        image_size: int = 473,
+        scales: Sequence[float] | None = None,
+        bn: Literal["eval", "train"] = "eval",
+    ) -> Self:
+        """The released model from its own state dict (names with or without `module.`, arrays or tensors), float32, in eval mode.
+
+        Backbone, widths and base classes are read from the entries. scales: the decoder's, sides or fractions, where there are such.
+        Raises `ValueError` naming a missing, foreign or misshapen entry.
+        """
+        check_size(image_size, shot)
+        tensors, kind = plain_names(state), class_of(cls.entry)
+        try:
+            own = kind.released_settings(tensors, scales)
+            widths = [tensors[name].shape[0] for name in ("learner_base.1.4.weight", "learner_base.1.0.weight") if kind.reads_base]
+        except KeyError as error:
+            raise ValueError(f"no entry {error}: not a state dict of the released {cls.__name__}") from None
+        settings = Settings(backbone=BackboneSettings(name=backbone_of(tensors)), pixels=PixelSettings(size=image_size), **own)
+        base = {"base_classes": widths[0] - 1, "base_width": widths[1]} if widths else {}
+        model = cls(settings, shot=shot, bn=bn, **base)
+        axes = {name: value.dim() for name, value in model.state_dict().items()}
+        found = {}
+        for name, value in tensors.items():
+            ours = cls.our_name(name)
+            linear = axes.get(ours) == 2 and value.shape[2:] == (1, 1)  # their 1x1 convolution over shots
+            found[ours] = value.flatten(1) if linear else value
+        load_exactly(model, found, cls.released_name)
+        return model.float().eval()
+
+    @classmethod
+    def our_name(cls, released: str) -> str:
+        """Our name of a released entry; a name without a counterpart comes back as it is, and is then refused as foreign."""
+        return renamed(released, cls._names())
+
+    @classmethod
+    def released_name(cls, ours: str) -> str:
+        """The inverse of `our_name`."""
+        return renamed(ours, tuple((new, old) for old, new in cls._names()))
+
+    @classmethod
+    def _names(cls) -> tuple[tuple[str, str], ...]:
+        return (*((old, f"method.{new}") for old, new in class_of(cls.entry).released), *FROZEN)
+
+    def train(self, mode: bool = True) -> Self:
+        """Only the method's own part trains: the base learner drops nothing, the backbone's batch norm does what `bn` says."""
+        super().train(mode)
+        self.backbone.train(mode and self.bn == "train")
+        if self.base is not None:
+            self.base.eval()
+        return self
+
+    def forward(self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor) -> SimpleNamespace:
+        """query [B, 3, S, S], support [B, K, 3, S, S] (normalised), support_mask [B, K, S, S] in {0, 1, 255}, text [B, T].
+
+        `final`, and the method's other logits and the base learner's (`base`), at the images' side: [B, 2, S, S]. Beside them what the
+        method shows of its way there (`Method.shown`), as it is.
+        """
+        batch = self._batch(query, support, support_mask, text)
+        shown = self.method.shown(self.backbone, batch)
+        if batch.base_logits is not None:
+            shown["base"] = batch.base_logits
+        large = ("final", "base", *self.method.outputs)
+        return SimpleNamespace(**{name: resize(value, self.image_size) if name in large else value for name, value in shown.items()})
+
+    def losses(
+        self,
+        query: Tensor,
+        support: Tensor,
+        support_mask: Tensor,
+        text: Tensor,
+        query_mask: Tensor,
+        base_mask: Tensor,
+        base_index: Tensor,
+    ) -> dict[str, Tensor]:
+        """The parts of the objective, scalars, as the method weighs them; `base` is the frozen base learner's, a constant.
+
+        query_mask [B, S, S] in {0, 1, 255}; base_mask [B, S, S]: base class + 1, 0 background, 255 ignored; base_index [B]: the
+        episode's class among the base classes, left out of p_base. The last two are looked at where there is a base learner.
+        """
+        batch, s = query.shape[0], self.image_size
+        check_shapes(query_mask=(query_mask, (batch, s, s)), base_mask=(base_mask, (batch, s, s)), base_index=(base_index, (batch,)))
+        check_values("query_mask", query_mask)
+        if self.base is not None:
+            check_range("base_mask", base_mask, self.base_classes, but=IGNORE)
+            check_range("base_index", base_index, self.base_classes - 1)
+        episodes = self._batch(query, support, support_mask, text, query_mask, base_index)
+        parts = self.method.losses(self.backbone, episodes)[1]
+        return parts if episodes.base_logits is None else parts | {"base": cross_entropy(episodes.base_logits, base_mask.long())}
+
+    @torch.no_grad()
+    def _batch(
+        self,
+        query: Tensor,
+        support: Tensor,
+        support_mask: Tensor,
+        text: Tensor,
+        query_mask: Tensor | None = None,
+        base_index: Tensor | None = None,
+    ) -> EpisodeBatch:
+        """Features of the frozen pair, and the rest."""
+        batch, s = query.shape[0], self.image_size
+        check_shapes(
+            query=(query, (batch, 3, s, s)),
+            support=(support, (batch, self.shot, 3, s, s)),
+            support_mask=(support_mask, (batch, self.shot, s, s)),
+            text=(text, (batch, *text.shape[1:])),
+        )
+        check_values("support_mask", support_mask)
+        queries = self.backbone(query)
+        if self.backbone.training:  # each shot by itself: batch norm sees a batch of it
+            shots = [self._support_maps(support[:, k]) for k in range(self.shot)]
+            supports = [torch.stack(maps, 1) for maps in zip(*shots, strict=True)]
+        else:
+            supports = [m.unflatten(0, (batch, self.shot)) for m in self._support_maps(support.flatten(0, 1))]
+        return EpisodeBatch(
+            query=queries,
+            support=supports,
+            query_mask=query.new_zeros((batch, s, s), dtype=torch.uint8) if query_mask is None else query_mask,
+            support_mask=support_mask,
+            base_logits=None if self.base is None else self.base(self.backbone.levels(queries).high),
+            text=text,
+            base_index=query.new_full((batch,), -1, dtype=torch.int64) if base_index is None else base_index,
+        )
+
+    def _support_maps(self, images: Tensor) -> list[Tensor]:
+        """Block maps [n, C_i, H_i, W_i] of n supports, as far as the method reads them."""
+        return self.backbone.until_last(images)[0] if self.method.masks_support else self.backbone(images)

@@ -1,0 +1,95 @@
+"""What methods share whose trained head reads reduced mid features beside a prior mask: Sym-Net, PFENet, BAM.
+
+The frozen part is `symnet.model.episode`'s; which parts of it a method reads is what its entry in the registry says (`Entry.records`), so
+that what is computed in training is what is recorded of test episodes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symnet.backbones.base import Backbone
+from symnet.config import Settings
+from symnet.methods.base import EpisodeBatch, Method
+from symnet.model.divisors import Divisors, divisors_of
+from symnet.model.episode import TWICE, EpisodeInputs, Record, episode_inputs, freeze_episode
+from symnet.model.guided import GuidedHead
+from symnet.model.numbers import in_format, wide
+
+
+class Guided(Method):
+    """The head, its inputs, its losses; a subclass makes the head, and says what it wants of it."""
+
+    head: GuidedHead
+
+    def __init__(
+        self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int, head: GuidedHead, parts: Sequence[str]
+    ) -> None:
+        """parts: of the episode record; a prior's, and perhaps `tdc`."""
+        super().__init__(settings, backbone, shots, text, side)
+        self.head, self.parts, self.masks_support = head, parts, TWICE in parts
+
+    def in_training(self, divisors: Divisors | None) -> dict[str, Any]:
+        """What the head is asked for beside its answer, for the losses."""
+        return {}
+
+    def freeze(self, backbone: Backbone, batch: EpisodeBatch, training: bool = False) -> EpisodeInputs:
+        """The part that no gradient reaches."""
+        if batch.record is not None:
+            return episode_inputs(batch.query[0], batch.support[1], batch.support_mask, batch.text, batch.record, reduced=True)
+        assert batch.base_logits is not None or not self.reads_base
+        base, own = batch.base_logits if self.reads_base else None, batch.base_index if training else None
+        maps = list(batch.query), list(batch.support)
+        return freeze_episode(backbone, self.parts, *maps, batch.support_mask, batch.text, base, self.scales, own)
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The sides at which the head reads a prior, for those that have one a scale."""
+        return ()
+
+    def answer(self, run: Callable[..., Any], inputs: EpisodeInputs, **named: Any) -> Any:
+        """The head's, in the number format of choice. run: its forward, or that compiled."""
+        if self.dtype == torch.float32:
+            inputs = replace(inputs, query_mid=wide(inputs.query_mid), support_mid=wide(inputs.support_mid))
+        with in_format(self.dtype, inputs.mask.device):
+            return run(inputs, **named)
+
+    def blocks(self, backbone: Backbone, recorded: bool) -> tuple[int, ...] | None:
+        """Beside a record, those of the mid features."""
+        return backbone.mid_blocks if recorded else None
+
+    def keep(self, backbone: Backbone, maps: list[Tensor], recorded: bool) -> list[Tensor]:
+        """Beside a record, mid features reduced as a query's and as a support's: [n, c, H, W] each."""
+        if not recorded:
+            return maps
+        mid = backbone.mid(maps)
+        with in_format(self.dtype, mid.device):
+            mid = wide(mid) if self.dtype == torch.float32 else mid
+            return [self.head.reduce_query(mid), self.head.reduce_support(mid)]
+
+    def record(self, backbone: Backbone, batch: EpisodeBatch) -> Record:
+        """What `freeze` finds, but for mid features and masks."""
+        return self.freeze(backbone, batch).record()
+
+    def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
+        """Logits [B, 2, H, W] by output."""
+        return self._named(self.answer(self.head, self.freeze(backbone, batch)))
+
+    def divisors(self, query_mask: Tensor, support_mask: Tensor) -> Divisors:
+        """Of a batch's masks: [B, S, S], [B, K, S, S]."""
+        return divisors_of(query_mask, support_mask, self.side)
+
+    def losses(
+        self, backbone: Backbone, batch: EpisodeBatch, divisors: Divisors | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The objective, its parts, and the outputs."""
+        run = torch.compile(self.head.forward, dynamic=False) if self.compiled else self.head
+        out = self.answer(run, self.freeze(backbone, batch, training=True), **self.in_training(divisors))
+        parts = self.head.losses(out, batch.query_mask.long(), divisors)
+        return self.head.objective(parts), parts, self._named(out)
+
+    def _named(self, out: Any) -> dict[str, Tensor]:
+        return {name: getattr(out, name) for name in self.outputs}

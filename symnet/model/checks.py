@@ -1,0 +1,38 @@
+"""What a model called with images refuses: sizes, shapes and values that do not fit, naming the argument."""
+
+from torch import Tensor
+
+
+def check_size(image_size: int, shot: int) -> None:
+    """Refuse a side that is not 8n+1, and no shots."""
+    if image_size % 8 != 1 or image_size < 33:
+        raise ValueError(f"image_size: found {image_size}, allowed: 8n+1 from 33 up")
+    if shot < 1:
+        raise ValueError(f"shot: found {shot}, allowed: 1 and more")
+
+
+def check_shapes(**expected: tuple[Tensor, tuple[int, ...]]) -> None:
+    """Refuse a tensor of another shape: NAME=(tensor, shape)."""
+    for name, (found, shape) in expected.items():
+        if tuple(found.shape) != shape:
+            raise ValueError(f"{name}: found shape {tuple(found.shape)}, expected {shape}")
+
+
+def check_values(name: str, mask: Tensor) -> None:
+    """Refuse anything but 0, 1 and 255; on a GPU the look would wait for the device, so there it is left out."""
+    if mask.device.type != "cpu":
+        return
+    wrong = (mask != 0) & (mask != 1) & (mask != 255)
+    if wrong.any():
+        raise ValueError(f"{name}: found value {mask[wrong][0].item()}, allowed: 0, 1, 255")
+
+
+def check_range(name: str, values: Tensor, last: int, but: int | None = None) -> None:
+    """Refuse anything outside 0..last; on a GPU left out, as above."""
+    if values.device.type != "cpu":
+        return
+    wrong = (values < 0) | (values > last)
+    if but is not None:
+        wrong &= values != but
+    if wrong.any():
+        raise ValueError(f"{name}: found value {values[wrong][0].item()}, allowed: 0 to {last}{'' if but is None else f', {but}'}")

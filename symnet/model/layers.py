@@ -1,0 +1,25 @@
+"""Small pieces that heads of this family are made of."""
+
+from torch import nn
+
+
+def reduction(mid: int, channels: int) -> nn.Sequential:
+    """Mid features to c channels: 1x1, ReLU, Dropout2d(0.5)."""
+    return nn.Sequential(nn.Conv2d(mid, channels, 1, bias=False), nn.ReLU(inplace=True), nn.Dropout2d(0.5))
+
+
+def two_convolutions(channels: int) -> nn.Sequential:
+    """3x3 and ReLU, twice: what is added to its own input."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.ReLU(inplace=True),
+    )
+
+
+def classifier(channels: int) -> nn.Sequential:
+    """To two logits: 3x3, ReLU, Dropout2d(0.1), 1x1 with bias."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.ReLU(inplace=True), nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1)
+    )

@@ -1,0 +1,194 @@
+"""Methods behind their door against golden outputs of their released code, with stand-in weights made from the entries' names."""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from symnet import methods
+
+# Largest difference over largest value. The goldens agree with themselves, computed another way, to 2e-5, 4e-7 and 2e-4 (their README).
+ARRAYS, LOSSES, GRADIENTS = 1e-4, 1e-5, 1e-3
+OURS = {"logits": "final", "main": "prediction", "aux_mean_of_4": "inner"}  # our names for the goldens', where they differ
+
+pytestmark = pytest.mark.xdist_group("released")  # each model computed once
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One of them: whose, which, and the file of its entries' names. `renamed`: names of losses that are ours for theirs."""
+
+    method: str
+    tag: str
+    keys: str
+
+
+GOLDENS = [
+    Golden("PFENet", "1shot", "released_state_dict"),
+    Golden("PFENet", "5shot", "released_state_dict"),
+    Golden("PFENet", "1shot_fraction", "released_state_dict"),
+    Golden("BAM", "1shot", "released_state_dict_1shot"),
+    Golden("BAM", "5shot", "released_state_dict_5shot"),
+]
+
+
+@pytest.fixture(scope="session")
+def state(reference: ModuleType, shared: Path) -> Any:
+    """Released state dicts, by method and file."""
+    return functools.cache(lambda method, keys: reference.state_dict(shared / "methods" / "golden" / method / f"{keys}.tsv"))
+
+
+@pytest.fixture(scope="module", params=GOLDENS, ids=lambda golden: f"{golden.method} {golden.tag}")
+def run(request: pytest.FixtureRequest, reference: ModuleType, shared: Path, state: Any) -> SimpleNamespace:
+    """Ours and theirs: forward, losses and gradients of one episode batch, and the losses with batch norm in training mode."""
+    golden = request.param
+    folder = shared / "methods" / "golden" / golden.method
+    told = json.loads((folder / f"golden_{golden.tag}.json").read_text())
+    arrays = dict(np.load(folder / f"golden_{golden.tag}.npz"))
+    weights = state(golden.method, golden.keys)
+    model = getattr(methods, golden.method).from_released(weights, told["shot"], told["size"], told.get("scales"))
+    made = reference.episode(told["size"], told["shot"], told["batch"], told["seed"], told.get("base_classes", 15))
+    episode = {name: torch.as_tensor(value) for name, value in made.items()}
+    inputs = (episode["query"], episode["support"], episode["support_mask"], torch.zeros(told["batch"], 300))
+    truth = (episode["query_mask"], episode["base_mask"], episode["base_index"])
+    arranged, batch = model._batch, model._batch(*inputs, truth[0], truth[2])
+    model._batch = lambda *_: batch  # most of the time of a pass; both below see the same images
+    frozen, freeze = {}, model.method.freeze
+    model.method.freeze = lambda *args, training=False: frozen.setdefault(training, freeze(*args, training=training))
+    with torch.no_grad():
+        output = model(*inputs)
+    losses = model.losses(*inputs, *truth)
+    torch.stack(list(losses.values())).sum().backward()
+    found = SimpleNamespace(golden=golden, model=model, frozen=frozen, output=output, losses=losses, arrays=arrays, told=told, state=weights)
+    found.losses_bn_train = None
+    if "losses_bn_train" in told:
+        model._batch, model.method.freeze, model.bn = arranged, freeze, "train"
+        statistics = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+        found.losses_bn_train = without_dropout(model.train()).losses(*inputs, *truth)
+        found.drifted = {n for n, value in model.backbone.state_dict().items() if not torch.equal(value, statistics[n])}
+        model.backbone.load_state_dict(statistics)
+        model.eval()
+    return found
+
+
+def without_dropout(model: torch.nn.Module) -> Any:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout2d):
+            module.p = 0.0
+    return model
+
+
+def differences(ours: dict[str, torch.Tensor], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+    """Of each array, the largest difference over the largest value."""
+    assert {name: tuple(value.shape) for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
+    return {name: float(np.abs(ours[name].numpy() - value).max() / np.abs(value).max()) for name, value in theirs.items()}
+
+
+def test_arrays(run: SimpleNamespace) -> None:
+    large = ("final", "meta", "base")
+    theirs = {OURS.get(name, name): value for name, value in run.arrays.items() if name not in APART}
+    assert theirs
+    ours = {name: getattr(run.output, name) for name in theirs}
+    ours = {name: value[..., ::8, ::8] if name in large else value for name, value in ours.items()}
+    assert {name: error for name, error in differences(ours, theirs).items() if not error <= ARRAYS} == {}
+    assert all(getattr(run.output, name).shape[-1] == run.told["size"] for name in large if hasattr(run.output, name))
+
+
+# Arrays that are no part of an answer, and what we compute of the same.
+APART = {
+    "base_map_train": lambda model, frozen: frozen[True].base.unsqueeze(1),
+    "kshot_psi_sorted": lambda model, frozen: frozen[False].psi.sort(1).values,
+    "kshot_out_sorted": lambda model, frozen: model.method.head.weigh.layers(frozen[False].psi.sort(1).values),
+}
+
+
+@torch.no_grad()
+def test_arrays_on_the_way(run: SimpleNamespace) -> None:
+    theirs = {name: value for name, value in run.arrays.items() if name in APART}
+    ours = {name: APART[name](run.model, run.frozen) for name in theirs}
+    assert {name: error for name, error in differences(ours, theirs).items() if not error <= ARRAYS} == {}
+    if run.golden.method == "BAM":
+        assert "base_map_train" in theirs
+
+
+def test_losses(run: SimpleNamespace) -> None:
+    names = OURS | ({"final": "ensemble"} if run.golden.method == "BAM" else {})
+    theirs = {names.get(name, name): value for name, value in run.told["losses"].items() if name != "total"}
+    assert {name: value.item() for name, value in run.losses.items()} == pytest.approx(theirs, rel=LOSSES)
+    assert sum(value.item() for value in run.losses.values()) == pytest.approx(run.told["losses"]["total"], rel=LOSSES)
+
+
+def test_losses_with_batch_norm_in_training_mode(run: SimpleNamespace) -> None:
+    if run.losses_bn_train is None:
+        pytest.skip("its code has the network in eval mode")
+    theirs = {OURS[name]: value for name, value in run.told["losses_bn_train"].items() if name != "note"}
+    assert {name: value.item() for name, value in run.losses_bn_train.items()} == pytest.approx(theirs, rel=LOSSES)
+    assert run.drifted == {n for n in run.model.backbone.state_dict() if n.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+
+
+def test_gradient_norms(run: SimpleNamespace) -> None:
+    ours = {name: p.grad.norm().item() for name, p in run.model.named_parameters() if p.grad is not None}
+    theirs = {run.model.our_name(name): value for name, value in run.told["grad_norms"].items()}
+    assert ours == pytest.approx(theirs, rel=GRADIENTS)  # the frozen parts have none, on either side
+
+
+def test_every_weight_is_in_its_place(run: SimpleNamespace) -> None:
+    ours = run.model.state_dict()
+    assert {run.model.our_name(name) for name in run.state} == ours.keys()
+    for name, value in run.state.items():
+        assert np.array_equal(ours[run.model.our_name(name)].numpy().ravel(), value.ravel()), name
+    trainable = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    assert {"trainable": trainable, "total": sum(p.numel() for p in run.model.parameters())} == run.told["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "trainable", "total"),
+    [
+        ("PFENet", "released_state_dict_vgg16", 10_423_818, 25_146_954),
+        ("BAM", "released_state_dict_1shot_vgg16", 4_524_038, 24_238_166),
+        ("BAM", "released_state_dict_1shot_coco", 4_917_254, 51_654_147),
+    ],
+)
+@torch.no_grad()
+def test_others_of_the_family(state: Any, method: str, keys: str, trainable: int, total: int) -> None:
+    """Counts as the cards print them; VGG's features at stride 16 beside scales of stride 8; COCO's 60 base classes."""
+    model = getattr(methods, method).from_released(state(method, keys), image_size=65)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
+    assert sum(p.numel() for p in model.parameters()) == total
+    out = model(torch.randn(1, 3, 65, 65), torch.randn(1, 1, 3, 65, 65), torch.ones(1, 1, 65, 65), torch.zeros(1, 0))
+    assert out.final.shape == (1, 2, 65, 65)
+    assert out.prior.shape == (1, 1, *[5 if "vgg" in keys else 9] * 2)
+    if method == "PFENet":
+        assert [getattr(out, f"inner_logits_{n}").shape[-1] for n in range(4)] == [9, 5, 3, 2]
+    else:
+        assert out.base.shape == (1, 61 if "coco" in keys else 16, 65, 65)
+
+
+REFUSED = [
+    ({"cls.0.weight": None}, {}, r"no entry 'cls\.0\.weight': not a state dict of the released PFENet"),
+    ({"beta_conv.3.2.weight": None}, {}, r"no entry 'beta_conv\.3\.2\.weight' \(1 missing"),
+    ({"kshot_rw.0.bias": np.zeros(2)}, {}, r"foreign entry 'kshot_rw\.0\.bias'"),
+    ({"cls.3.bias": np.zeros(3)}, {}, r"entry 'cls\.3\.bias' has shape \(3,\), expected \(2,\)"),
+    ({}, {"image_size": 64}, "image_size: found 64, allowed: 8n"),
+    ({}, {"shot": 0}, "shot: found 0"),
+    ({}, {"bn": "on"}, "bn: found 'on', allowed: eval, train"),
+    ({}, {"scales": (1.0, 0.5, 0.25, 0.1)}, r"pfenet\.scales: found .* 0\.1 leaves nothing of side 5"),
+]
+
+
+@pytest.mark.parametrize(("change", "options", "message"), REFUSED)
+def test_what_does_not_fit_is_refused(state: Any, change: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    whole = {name: value for name, value in (state("PFENet", "released_state_dict") | change).items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        methods.PFENet.from_released(whole, **{"image_size": 33} | options)
+
+
+def test_bam_decodes_at_one_scale(state: Any) -> None:
+    with pytest.raises(ValueError, match=r"scales: found \(5, 3\), but BAM decodes at one scale"):
+        methods.BAM.from_released(state("BAM", "released_state_dict_1shot"), image_size=33, scales=(5, 3))
