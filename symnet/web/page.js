@@ -99,7 +99,8 @@ function showQuery(piece) {
   const shown = make("div", { className: "shown" });
   for (const [output, found] of Object.entries(piece.outputs)) {
     shown.append(figure(found.overlay, `${output}: ${found.percent} % of the picture`));
-    for (const kind of ["mask", "soft"]) shown.append(figure(found[kind], `${output}, ${kind}`, kind, `${stem}.${output}.${kind}.png`));
+    shown.append(figure(found.mask, `${output}, mask`, "", `${stem}.${output}.mask.png`));
+    shown.append(figure(found.soft, `${output}, soft map`, "", `${stem}.${output}.soft.png`));
   }
   find("#results").append(make("h3", { textContent: piece.query }), shown);
   if (piece.explained) find("#results").append(figure(piece.explained, "what the model saw", "sheet", `${stem}.explained.png`));
