@@ -1,6 +1,8 @@
 """Pictures to look at: read as people see them, masks over them, maps side by side. What they show is never computed here."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,26 @@ COLOUR = (214, 0, 140)  # of an object: rare in photographs, and dark enough for
 OPACITY = 0.45
 ORIENTATION = 0x0112  # EXIF's tag
 PANEL = 240  # pixels, height of one map on a sheet
+UPLOADED = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # others, such as EPS, start programs of the machine
 
 
-def read_picture(path: Path) -> Pixels:
+@dataclass(frozen=True)
+class Uploaded:
+    """A picture that lies in no file here. Its name is for messages only."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def read_picture(path: Path | Uploaded) -> Pixels:
     """A picture as a person sees it, RGB uint8 [H, W, 3]: EXIF rotation applied, any format that Pillow reads. Raises `UserError`."""
     return np.array(ImageOps.exif_transpose(_open(path)).convert("RGB"))
 
 
-def read_drawn_mask(path: Path, image: Path) -> Pixels:
+def read_drawn_mask(path: Path | Uploaded, image: Path | Uploaded) -> Pixels:
     """A drawn mask, uint8 [H, W]: the indices of a palette, else grey levels. Raises `UserError`.
 
     It fits `image` as that is seen, or as it is stored: where EXIF turns the image, it turns such a mask with it.
@@ -45,6 +59,15 @@ def overlay(image: Pixels, mask: Pixels) -> Image.Image:
     tinted[on] = (1 - OPACITY) * tinted[on] + OPACITY * np.array(COLOUR, np.float32)
     tinted[outline(on, max(1, round(max(on.shape) / 400)))] = COLOUR
     return Image.fromarray(tinted.round().astype(np.uint8))
+
+
+def shown(image: Pixels, soft: np.ndarray, mask: Pixels) -> dict[str, Image.Image]:
+    """What one looks at of an output, by name: its mask, 0 and 255; its soft map [H, W] in grey; the mask over the picture."""
+    return {
+        "mask": Image.fromarray(255 * mask),
+        "soft": Image.fromarray((255 * soft).round().astype(np.uint8)),
+        "overlay": overlay(image, mask),
+    }
 
 
 def outline(on: np.ndarray, width: int) -> np.ndarray:
@@ -84,10 +107,11 @@ def save_picture(path: Path, image: Image.Image) -> None:
         image.save(partial, "PNG")
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path | Uploaded) -> Image.Image:
     """A whole image. Raises `UserError`."""
+    source, formats = (path, None) if isinstance(path, Path) else (BytesIO(path.content), UPLOADED)
     try:
-        with Image.open(path) as image:
+        with Image.open(source, formats=formats) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{path}: found {image.width}x{image.height} pixels; allowed: {MAX_PIXELS} in all")
             image.load()

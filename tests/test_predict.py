@@ -23,25 +23,30 @@ from tests.test_records import Round1
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
 
 
-@pytest.fixture
-def run(bench: Bench, tmp_path: Path) -> Path:
-    """The folder of a run as the workflow leaves it, and beside it the counts of a round, seed5.json."""
-    made = Round1(bench, tmp_path)
-    counts = made.counts({}, features=False)
-    fold = tmp_path / "tiny" / "shapes" / "efficientnet_lite0" / "fold0"
+def lay_out(bench: Bench, root: Path) -> Round1:
+    """Under `root` a run as the workflow leaves it, its model not trained: tiny/shapes/efficientnet_lite0/fold0/symnet/shot1."""
+    made = Round1(bench, root)
+    fold = root / "tiny" / "shapes" / "efficientnet_lite0" / "fold0"
     folder = fold / "symnet" / "shot1"
     folder.mkdir(parents=True)
     shutil.copy(made.model, folder)
     shutil.copy(bench.inputs.base, fold)
-    shutil.copy(bench.inputs.embeddings, tmp_path / "tiny" / "shapes" / "embeddings.csv")
-    settings = tmp_path / "tiny" / "settings"
+    shutil.copy(bench.inputs.embeddings, root / "tiny" / "shapes" / "embeddings.csv")
+    settings = root / "tiny" / "settings"
     whole = bench.experiment.settings("shapes", 0)
     for path, stage in (("shapes/fold0/evaluate-symnet.json", "evaluate"), ("shapes/embeddings.json", "embeddings")):
         (settings / path).parent.mkdir(parents=True, exist_ok=True)
         (settings / path).write_text(json.dumps(slice_settings(whole, stage, "symnet" if stage == "evaluate" else None)))
     (settings / "tables.json").write_text(json.dumps({"rows": {"symnet": "symnet"}}))
-    (tmp_path / "counts.json").write_text(json.dumps(counts))
-    return folder
+    return made
+
+
+@pytest.fixture
+def run(bench: Bench, tmp_path: Path) -> Path:
+    """The folder of a run, and above it the counts of a round, counts.json."""
+    made = lay_out(bench, tmp_path)
+    (tmp_path / "counts.json").write_text(json.dumps(made.counts({}, features=False)))
+    return made.cell.folder(tmp_path / "tiny")
 
 
 def test_pictures_are_segmented_as_an_evaluation_does(run: Path, bench: Bench, tmp_path: Path) -> None:

@@ -1,19 +1,20 @@
-"""The command that segments one's own pictures."""
+"""The commands that segment one's own pictures: files, and a page in the browser."""
 
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from symnet.cli.app import RESULTS, Device, Threads, app
 from symnet.cli.jobs import shared_root, use_device
 from symnet.errors import UserError
 
+Model = Annotated[Path, typer.Option(help="A finished run: results/NAME/DATASET/BACKBONE/foldN/ROW/shotK.")]
+
 
 @app.command(rich_help_panel=RESULTS)
 def predict(
-    model: Annotated[Path, typer.Option(help="A finished run: results/NAME/DATASET/BACKBONE/foldN/ROW/shotK.")],
+    model: Model,
     support: Annotated[list[str], typer.Option(help="IMAGE:MASK, a picture and where its object is; once for each shot.")],
     query: Annotated[list[Path], typer.Option(help="A picture to segment; may be given several times.")],
     word: Annotated[str, typer.Option("--class", help="The object, in a word: one of the run's classes, or any its word vectors know.")],
@@ -30,9 +31,7 @@ def predict(
     Example: symnet predict --model results/demo/shapes/efficientnet_lite0/fold0/symnet/shot1 --support dog.jpg:dog-mask.png
     --query a.jpg --query b.jpg --class dog --explain
     """
-    from PIL import Image
-
-    from symnet.pictures import overlay, read_drawn_mask, read_picture, save_picture, sheet
+    from symnet.pictures import overlay, read_drawn_mask, read_picture, save_picture, sheet, shown
     from symnet.predict import Predictor, Support, as_mask, find_run
 
     pairs = [_pair(one) for one in support]
@@ -49,13 +48,36 @@ def predict(
     for path, image, prediction in zip(query, pictures, found, strict=True):
         for output, soft in prediction.soft.items():
             mask = prediction.mask(output)
-            save_picture(out / output / f"{path.stem}.mask.png", Image.fromarray(255 * mask))
-            save_picture(out / output / f"{path.stem}.soft.png", Image.fromarray((255 * soft).round().astype(np.uint8)))
-            save_picture(out / output / f"{path.stem}.overlay.png", overlay(image, mask))
+            for kind, picture in shown(image, soft, mask).items():
+                save_picture(out / output / f"{path.stem}.{kind}.png", picture)
             print(f"{path}, {output}: {100 * mask.mean():.1f} % of the picture: {out / output / path.stem}.overlay.png", flush=True)
         if explain:
             save_picture(out / "explain" / f"{path.stem}.png", sheet(image, prediction.explained | prediction.soft))
             print(f"{path}, what the model saw: {out / 'explain' / path.stem}.png", flush=True)
+
+
+@app.command(rich_help_panel=RESULTS)
+def web(
+    model: Model,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
+    host: Annotated[str, typer.Option(help="Address to listen on. Whoever reaches another than loopback may use the model.")] = "127.0.0.1",
+    device: Device = "auto",
+    threads: Threads = 1,
+) -> None:
+    """Try a run on pictures of your own in the browser: drop a support, paint its mask or drop it, drop queries.
+
+    Nothing is stored, and nothing leaves this machine. From elsewhere: ssh -L 7860:127.0.0.1:7860 HOST.
+
+    Example: symnet web --model results/demo/shapes/efficientnet_lite0/fold0/symnet/shot1
+    """
+    from symnet.predict import Predictor, find_run
+
+    try:
+        from symnet.web.server import serve
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing: the page is an extra, pip install -e '.[web]'") from None
+    run = find_run(model)
+    serve(Predictor(run, run.cell.shot, use_device(device, threads), shared_root()), host, port)
 
 
 def _pair(text: str) -> tuple[Path, Path]:

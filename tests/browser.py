@@ -1,0 +1,44 @@
+"""A real Chromium, headless and without a network, driven as a person would: fixtures of the tests that look at pages."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+HERE = ("127.0.0.1", None)  # None: no host at all, as of file: and data:
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """The machine's own; tests are skipped where there is none, and fail in CI."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        assert "CI" not in os.environ, "a browser is missing: install Debian's chromium"
+        pytest.skip("no chromium is installed")
+    with sync_playwright() as driver:
+        offline = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        browser = driver.chromium.launch(executable_path=program, args=offline)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A window of 1300 x 900. At the end: nothing was asked of another machine, and no script failed."""
+    with chromium.new_context(viewport={"width": 1300, "height": 900}, accept_downloads=True) as context:
+        asked: list[str] = []
+        failed: list[str] = []
+        context.on("request", lambda request: asked.append(request.url))
+        context.on("weberror", lambda error: failed.append(str(error.error)))
+        window = context.new_page()
+        yield window
+        assert {url for url in asked if urlsplit(url).hostname not in HERE} == set()
+        assert failed == []
+
+
+def fits(page: Page) -> bool:
+    """Whether nothing of the page lies beyond its right edge."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
