@@ -26,6 +26,10 @@ class Cell:
         """The counts of one test round."""
         return self.folder(root) / f"seed{seed}.json"
 
+    def episodes(self, root: Path, seed: int) -> Path:
+        """What each episode of that round gave."""
+        return episodes_beside(self.metrics(root, seed))
+
     def base(self, root: Path) -> Path:
         """What was measured of the base learner that the cell rests on."""
         return fold_folder(root, self.dataset, self.backbone, self.fold) / "base.json"
@@ -52,6 +56,11 @@ class Round:
     out: Path
     provenance: Provenance
     records: Mapping[str, Path] = field(default_factory=dict)
+
+
+def episodes_beside(metrics: Path) -> Path:
+    """Where the counts of a round's episodes lie: beside its metric file."""
+    return metrics.with_name(f"{metrics.stem}-episodes.csv")
 
 
 def fold_folder(root: Path, dataset: str, backbone: str, fold: int) -> Path:

@@ -1,18 +1,20 @@
-"""Testing a method on a fold: one round of written episodes a seed, integer counts per class."""
+"""Testing a method on a fold: one round of written episodes a seed, integer counts per class and per episode."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from symnet.artifacts import write_json
+from symnet.artifacts import file_digest, write_json
 from symnet.backbones.base import load_exactly
 from symnet.base_learner import load_base
-from symnet.cells import Cell, Round
+from symnet.cells import Cell, Round, episodes_beside
 from symnet.checkpoint import load_tensors
 from symnet.config import Settings
 from symnet.data.classes import class_names
@@ -23,6 +25,7 @@ from symnet.data.readers import Reader, open_reader
 from symnet.data.stored import Store
 from symnet.data.transforms import fitted_size, unfit
 from symnet.embeddings import read_embeddings
+from symnet.episode_counts import counts_of, write_episode_counts
 from symnet.errors import UserError, one_line
 from symnet.methods import METHODS, method_class, own_settings
 from symnet.methods.base import EpisodeBatch, Method
@@ -30,7 +33,6 @@ from symnet.metrics import protocol_stamp
 from symnet.overlays import draw_overlays
 from symnet.precision import answering, format_name, precision_of
 from symnet.progress import progress
-from symnet.protocols import SCORINGS
 from symnet.recorded import EpisodeRecords, read_mixed
 from symnet.scoring import Counts, Originals, foreground, warp
 from symnet.sources import open_source
@@ -39,8 +41,6 @@ from symnet.testing import Tester, predicted, with_record
 STAGE = "evaluate"
 BATCHES = (8, 32)  # episodes a batch on a CPU and on a GPU
 TRUTHS = 1024  # masks at original size that the host keeps, a third of a megabyte each
-
-ByKey = dict[str, dict[int, list[int]]]  # output, key: [tp, fp, fn, tn]
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def evaluate(
     rounds: list[Round],
     device: torch.device,
 ) -> None:
-    """Run every round and write its metric file. All scorings are always computed, of the same predictions.
+    """Run every round and write its metric file, and beside it what each episode gave (`symnet.episode_counts`).
 
-    `method_name` is the method behind the cell's row.
+    All scorings are always computed, of the same predictions. `method_name` is the method behind the cell's row.
     """
     precision = precision_of(settings.evaluate.precision, device)
     recomputed = precision_of(settings.features.precision, device).frozen
@@ -106,9 +106,13 @@ def evaluate(
     what = f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, episodes"
     counted = count(tester, episodes, records, reader, {row.image: (row.height, row.width) for row in test_list.rows}, what)
     for one, counts, tested in zip(rounds, counted, episodes, strict=True):
-        named = {scoring: _named(counts[scoring], names) for scoring in SCORINGS}
-        payload = _payload(settings, cell, method_name, experiment, one.seed, named, dropped, len(tested)) | {"precision": numbers}
+        found = counts_of(tested, names, method.outputs, counts)
+        payload = _payload(settings, cell, method_name, experiment, one.seed, found.by_class(), dropped, len(tested)) | {
+            "precision": numbers
+        }
         write_json(one.out, payload, one.provenance)
+        beside = one.provenance.model_copy(update={"inputs": one.provenance.inputs | {"metrics": file_digest(one.out)}})
+        write_episode_counts(episodes_beside(one.out), found, beside)
     for first in rounds[:1]:
         _draw(first, tester, reader, names, records[:1])
     for opened in records:
@@ -157,8 +161,8 @@ def count(
     reader: Reader,
     sizes: Mapping[str, tuple[int, int]],
     what: str,
-) -> list[dict[str, ByKey]]:
-    """The counts of every round by scoring, output and class (index from 1), all scorings of the same predictions.
+) -> list[np.ndarray]:
+    """The counts of every round, int64 [scorings, outputs, episodes, 4] in the order of its episodes, all scorings of the same predictions.
 
     Rounds are tested together, so that an image's features serve all of them. records: of each round; none to compute what they hold.
     sizes: (height, width) of the images, of which those of one size are scored together; what: the work, in words.
@@ -168,8 +172,9 @@ def count(
         key=lambda at: _near(rounds[at[0]][at[1]], sizes),
     )
     episodes = [rounds[number][place] for number, place in order]
-    classes, device = len(tester.vectors), tester.source.device
-    counts = Counts(tester.method.outputs, len(rounds) * classes, device)
+    device = tester.source.device
+    starts = list(accumulate(map(len, rounds), initial=0))
+    counts = Counts(tester.method.outputs, starts[-1], device)  # an episode a key: 192 bytes of two outputs
 
     @lru_cache(TRUTHS)
     def truth(image: str) -> tuple[Tensor, Tensor]:
@@ -183,32 +188,17 @@ def count(
     def use(places: list[int], batch: EpisodeBatch, found: tuple[dict[str, Tensor], Originals]) -> None:
         record, originals = found
         full = predicted(tester.method, tester.base.backbone, with_record(batch, record) if records else batch)
-        wanted = [episodes[place].class_index for place in places]
-        keys = [order[place][0] * classes + index - 1 for place, index in zip(places, wanted, strict=True)]
-        counts.add(full, batch.query_mask, wanted, keys, originals)
+        keys = [starts[number] + row for number, row in (order[place] for place in places)]
+        counts.add(full, batch.query_mask, [episodes[place].class_index for place in places], keys, originals)
 
     for _ in progress(tester.run(episodes, beside, use), len(episodes), what):
         pass
-    sums = {scoring: counts.of(scoring) for scoring in SCORINGS}
-    return [{scoring: _of_round(found, number, classes) for scoring, found in sums.items()} for number in range(len(rounds))]
+    return np.split(counts.fetched(), starts[1:-1], axis=2)
 
 
 def _near(episode: Episode, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, tuple[int, int], str]:
     """What neighbours in the order of testing have in common: a class shares its images, and a size is scored together."""
     return episode.class_index, sizes[episode.query], episode.query
-
-
-def _of_round(found: ByKey, number: int, classes: int) -> ByKey:
-    """Counts by class index from 1, of those by keys that count rounds and classes together."""
-    return {
-        output: {key % classes + 1: row for key, row in of_output.items() if key // classes == number}
-        for output, of_output in found.items()
-    }
-
-
-def _named(found: ByKey, names: Sequence[str]) -> dict[str, dict[str, list[int]]]:
-    """By class name, in the order of names."""
-    return {output: dict(sorted((names[c - 1], row) for c, row in of_output.items())) for output, of_output in found.items()}
 
 
 def _load(method: Method, model: Path | None, name: str, shot: int, settings: Settings) -> None:

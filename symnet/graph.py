@@ -123,5 +123,5 @@ def _cell(plan: Plan, cell: Cell) -> Iterator[Job]:
     rounds = tuple(lists / f"shot{cell.shot}" / f"seed{seed}.csv" for seed in plan.seeds)
     read = files(*plan.cache_file("test", *place[:2]), *plan.record_files(*place, cell.shot))
     options = {"seeds": ",".join(map(str, plan.seeds)), "experiment": plan.experiment.experiment}
-    outputs = tuple(cell.metrics(plan.folder, seed) for seed in plan.seeds)
+    outputs = tuple(path(plan.folder, seed) for path in (cell.metrics, cell.episodes) for seed in plan.seeds)
     yield Job("evaluate", outputs, note("evaluate", **options), (lists / "test.csv", *rounds, *shared, *read, *model))

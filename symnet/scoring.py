@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,8 +65,7 @@ class Originals:
 class Counts:
     """[tp, fp, fn, tn] per scoring, output and key, all on the device until they are asked for: no batch waits for it.
 
-    A key is what an episode counts for: its class, or one of several rounds and its class. Sums of integers: the order of episodes
-    cannot matter.
+    A key is what an episode counts for: its class, or itself. Sums of integers: the order of episodes cannot matter.
     """
 
     def __init__(self, outputs: Sequence[str], keys: int, device: torch.device) -> None:
@@ -88,6 +88,10 @@ class Counts:
         self._sums[: len(found)].index_add_(2, send(torch.tensor(keys), full.device), counts.transpose(1, 2))
         for scoring in found:
             self._seen[scoring].update(keys)
+
+    def fetched(self) -> np.ndarray:
+        """All sums, int64 [scorings, outputs, keys, 4], the outputs in their order; zeros of what was not scored."""
+        return self._sums.cpu().numpy()
 
     def of(self, scoring: str) -> dict[str, dict[int, list[int]]]:
         """{output: {key: [tp, fp, fn, tn]}} of the keys that had episodes, in order."""

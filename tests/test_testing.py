@@ -13,6 +13,7 @@ from symnet.base_learner import BaseLearner, load_base
 from symnet.data.episodes import Episode, make_manifest
 from symnet.data.folds import read_fold_list
 from symnet.data.readers import Reader, open_reader
+from symnet.episode_counts import counts_of
 from symnet.errors import UserError
 from symnet.methods import method_class
 from symnet.model.resize import resize
@@ -24,6 +25,8 @@ from tests.bench import CPU, Bench
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
 
 VECTORS = torch.nn.functional.normalize(torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+
+NAMES = [f"class{index}" for index in range(1, 21)]
 
 
 class Setting:
@@ -51,7 +54,9 @@ class Setting:
 
     def count(self, tester: testing.Tester, rounds: Sequence[Sequence[Episode]] | None = None) -> list[dict[str, Any]]:
         sizes = {row.image: (row.height, row.width) for row in self.list.rows}
-        return evaluate.count(tester, self.rounds if rounds is None else rounds, [], self.reader, sizes, "test")
+        rounds = self.rounds if rounds is None else rounds
+        found = evaluate.count(tester, rounds, [], self.reader, sizes, "test")
+        return [counts_of(own, NAMES, self.method.outputs, counts).by_class() for own, counts in zip(rounds, found, strict=True)]
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def watch_backbone(base: BaseLearner) -> list[int]:
     return seen
 
 
-def plainly(setting: Setting, episodes: Sequence[Episode]) -> dict[str, dict[int, list[int]]]:
+def plainly(setting: Setting, episodes: Sequence[Episode]) -> dict[str, dict[str, list[int]]]:
     """Padded counts, one episode after the other, nothing kept."""
     source, found = setting.source(True), {}
     for episode in episodes:
@@ -74,7 +79,7 @@ def plainly(setting: Setting, episodes: Sequence[Episode]) -> dict[str, dict[int
         for output, logits in setting.method.predict(setting.base.backbone, batch).items():
             full = resize(logits, batch.query_mask.shape[-1])
             predicted, truth = (full[:, 1] > full[:, 0]), batch.query_mask
-            row = found.setdefault(output, {}).setdefault(episode.class_index, [0] * 4)
+            row = found.setdefault(output, {}).setdefault(NAMES[episode.class_index - 1], [0] * 4)
             for i, (a, b) in enumerate(((1, 1), (1, 0), (0, 1), (0, 0))):
                 row[i] += int(((predicted == a) & (truth == b)).sum())
     return found

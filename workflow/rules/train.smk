@@ -1,5 +1,6 @@
 # REQUIRED INPUTS: a fold's lists, episodes, base learner, features, records and class vectors
-# OUTPUTS: {dataset}/{backbone}/fold{fold}/{method}/shot{shot}/model.safetensors and seed{seed}.json (counts)
+# OUTPUTS: {dataset}/{backbone}/fold{fold}/{method}/shot{shot}/model.safetensors and seed{seed}.json (counts),
+#   seed{seed}-episodes.csv (counts of each episode)
 
 
 rule train_method:
@@ -61,6 +62,7 @@ rule evaluate_method:
         model=lambda w: plan.model_file(w.dataset, w.fold, w.method, w.shot),
     output:
         [f"{CELL}/seed{seed}.json" for seed in plan.seeds],
+        [f"{CELL}/seed{seed}-episodes.csv" for seed in plan.seeds],
     log:
         f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/{{method}}/evaluate-shot{{shot}}.log",
     conda:
