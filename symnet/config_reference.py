@@ -9,7 +9,7 @@ from typing import Any
 
 from symnet.artifacts import write_text
 from symnet.config import SECTIONS, Settings
-from symnet.experiment import FOLD_SECTIONS, ROW_SECTIONS, AblationTable, Experiment
+from symnet.experiment import FOLD_SECTIONS, GATHERED, ROW_SECTIONS, AblationTable, Experiment
 from symnet.methods import METHODS
 
 FOLDER = Path(__file__).resolve().parent.parent / "config"
@@ -30,6 +30,9 @@ default. Later overrides earlier, key by key:
 5. `datasets.NAME`: sections for one data set
 6. `folds.N`, then `datasets.NAME.folds.N`: FOLD_SECTIONS for one fold; what is measured is the same for all folds
 7. `variants.NAME`: ROW_SECTIONS for one row of the tables, in all folds; base learner and features are shared by all rows
+8. what a command line sets: `snakemake --config set='train.steps=10 train.lr=1e-3'`, `symnet ... --set train.steps=10`. Of a section, for
+   all data sets and folds; `datasets.NAME.folds.0.train.lr=0.01` reaches one. Values are YAML. What a variant differs in cannot be set
+   for all rows; `variants.NAME.model.tau1=0.6` can
 
 `extends` is the name of a file beside this one, or a list of such names. Null in place of a data set, variant, table or group leaves it
 out. A mapping is merged, anything else (a list, too) is replaced. A later `epochs` takes the place of an earlier `steps`. An unknown key, a
@@ -41,7 +44,7 @@ def schema() -> Schema:
     """JSON schema (2020-12) of an experiment file."""
     settings, experiment = Settings.model_json_schema(), Experiment.model_json_schema()
     sections = {name: {"$ref": settings["properties"][name]["$ref"]} for name in SECTIONS}
-    own = {name: value for name, value in experiment["properties"].items() if name != "common"}
+    own = {name: value for name, value in experiment["properties"].items() if name not in GATHERED}
     by_fold = {"type": "object", "propertyNames": {"pattern": r"^\d+$"}, "additionalProperties": {"$ref": "#/$defs/Fold"}}
     own["folds"] = by_fold | {"description": own["folds"]["description"]}
     own["datasets"] = own["datasets"] | {"additionalProperties": {"$ref": "#/$defs/Dataset"}}
@@ -79,7 +82,7 @@ def readme() -> str:
     row_sections = ", ".join(f"`{name}`" for name in ROW_SECTIONS)
     parts = [HEAD.replace("FOLD_SECTIONS", fold_sections).replace("ROW_SECTIONS", row_sections)]
     whole = Experiment.model_json_schema()
-    parts.append(_table("The experiment", Experiment.__doc__, "", whole, skip=("common",)))
+    parts.append(_table("The experiment", Experiment.__doc__, "", whole, skip=GATHERED))
     parts.append(_table("`tables.NAME`", AblationTable.__doc__, "", whole["$defs"]["AblationTable"]))
     definitions = Settings.model_json_schema()["$defs"]
     for name, field in Settings.model_fields.items():

@@ -1,8 +1,8 @@
 """An experiment file: what is compared on which data, and the settings of each job, merged.
 
 The file (YAML) holds sections that hold for the whole benchmark, and overrides: `preset` (chosen by name), `datasets` (per data set),
-`folds` (per fold; stages after the data only) and `variants` (rows of the tables that are a method with other settings).
-`Experiment.settings(dataset, fold, row)` merges them, later over earlier, into a frozen `Settings`.
+`folds` (per fold; stages after the data only) and `variants` (rows of the tables that are a method with other settings). `set`, the key
+that command lines give, has the last word. `Experiment.settings(dataset, fold, row)` merges them, later over earlier, into a frozen `Settings`.
 """
 
 import json
@@ -18,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from symnet.config import SECTIONS, Name, Section, Settings
 from symnet.errors import UserError, one_line
 from symnet.methods import METHOD_SECTIONS, METHODS
+from symnet.overrides import leaves, merge, read_overrides
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 # A fold may differ in how it is trained, never in what is measured: a table would mix two protocols.
 FOLD_SECTIONS = ("base", "features", *METHOD_SECTIONS, "train", "evaluate")
 # A row may differ in what is its own: base learner and features are shared by all rows of a fold.
 ROW_SECTIONS = (*METHOD_SECTIONS, "train", "evaluate")
+GATHERED = ("common", "last")  # fields that are no keys of a file
 OWN_TABLES = ("main", "scorings", "per_class", "groups", "base", "tables")
 
 
@@ -69,6 +71,7 @@ class Experiment(BaseModel):
     datasets: dict[Name, dict[str, Any]] = Field(min_length=1, description="per data set: overrides of the sections, and its own `folds`")
     folds: dict[int, dict[str, Any]] = Field({}, description=f"per fold: overrides of {', '.join(FOLD_SECTIONS)}")
     common: dict[str, Any] = Field({}, description="the file's own sections, gathered here when it is read")
+    last: dict[str, Any] = Field({}, description="sections that `set` gives, over all others")
 
     @field_validator("shots", "seeds", "methods")
     @classmethod
@@ -112,6 +115,7 @@ class Experiment(BaseModel):
                 merged = merge(merged, folds.get(fold, {}))
         if row in self.variants:
             merged = merge(merged, {key: value for key, value in self.variants[row].items() if key != "method"})
+        merged = merge(merged, self.last)
         place = f"datasets.{dataset}" + ("" if fold is None else f", fold {fold}") + (f", variants.{row}" if row in self.variants else "")
         settings = validate(Settings, merged, place)
         if fold is not None and not 0 <= fold < settings.data.folds:
@@ -141,6 +145,8 @@ class Experiment(BaseModel):
             if name in METHODS:
                 raise UserError(f"variants.{name}: is the name of a method; give the variant another")
             _check_sections(f"variants.{name}", "a variant", override, ("method", *ROW_SECTIONS))
+            if both := sorted(set(leaves(self.last)) & set(leaves(override))):
+                raise UserError(f"set: {both[0]}: is what variants.{name} differs in; set variants.{name}.{both[0]}, or leave the row out")
         for row in (*self.methods, *self.variants):
             self.method_of(row)
         for name, table in self.tables.items():
@@ -169,17 +175,6 @@ def _check_sections(where: str, who: str, override: object, allowed: tuple[str, 
         raise UserError(f"{where}.{wrong[0]}: {who} may override {', '.join(allowed)} only")
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; anything else is replaced. A later `epochs` takes the place of an earlier `steps`."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    if "epochs" in over and "steps" not in over:
-        merged.pop("steps", None)
-    return merged
-
-
 def load_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read and check an experiment file, with `overrides` laid over it. Raises `UserError`, one line, for anything wrong."""
     path = Path(path)
@@ -189,18 +184,22 @@ def load_experiment(path: Path | str, overrides: Mapping[str, Any] | None = None
 def make_experiment(found: Mapping[str, Any], where: str) -> Experiment:
     """Build and check an experiment from plain values; `where` names their source (of several, the last), beside which `extends` looks."""
     found = _extended(found, Path(where.rpartition(", ")[2]), ())
-    preset, presets = found.get("preset"), found.get("presets") or {}
+    told = read_overrides(found.pop("set", None) or [], where)
+    preset, presets = told.get("preset", found.get("preset")), found.get("presets") or {}
     if isinstance(preset, str) and isinstance(presets, Mapping):  # other types are refused below
         if preset not in presets:
             raise UserError(f"{where}: preset: found '{preset}', allowed: {', '.join(map(str, presets)) or 'none is defined'}")
         if isinstance(presets[preset], Mapping):
             found = merge(found, presets[preset])
-    if "common" in found:
-        raise UserError(f"{where}: common: unknown key; write its sections ({', '.join(SECTIONS)}) at the top of the file")
+    found = merge(found, {key: value for key, value in told.items() if key not in SECTIONS})
+    for key in GATHERED:
+        if key in found:
+            raise UserError(f"{where}: {key}: unknown key; write its sections ({', '.join(SECTIONS)}) at the top of the file")
     for key in ("datasets", "variants", "tables", "groups"):  # null leaves out what an extended file has
         if isinstance(found.get(key), Mapping):
             found[key] = {name: own for name, own in found[key].items() if own is not None}
     found["common"] = {name: found.pop(name) for name in SECTIONS if name in found}
+    found["last"] = {name: told[name] for name in SECTIONS if name in told}
     return validate(Experiment, found, where).check()
 
 
@@ -240,7 +239,7 @@ def validate(model: type[AnyModel], found: Mapping[str, Any], where: str) -> Any
         return model.model_validate_json(_to_json(found, where))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part != "common") or "the whole"
+        key = ".".join(str(part) for part in first["loc"] if part not in GATHERED) or "the whole"
         value = "" if first["type"] in ("missing", "extra_forbidden") else f", found {first['input']!r}"
         message = "unknown key" if first["type"] == "extra_forbidden" else re.sub(r"^Value error, ", "", first["msg"])
         hint = _allowed(model, first["loc"]) if first["type"] == "extra_forbidden" else ""
@@ -261,5 +260,5 @@ def _allowed(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return ""
         model = field.annotation
-    names = [name for name in model.model_fields if name != "common"] + (list(SECTIONS) if model is Experiment else [])
+    names = [name for name in model.model_fields if name not in GATHERED] + (list(SECTIONS) if model is Experiment else [])
     return f"; allowed: {', '.join(names)}"
