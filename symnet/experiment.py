@@ -2,7 +2,7 @@
 
 The file (YAML) holds sections that hold for the whole benchmark, and overrides: `preset` (chosen by name), `datasets` (per data set),
 `folds` (per fold; stages after the data only) and `variants` (rows of the tables that are a method with other settings). `set`, the key
-that command lines give, has the last word. `Experiment.settings(dataset, fold, row)` merges them, later over earlier, into a frozen `Settings`.
+that command lines give, has the last word. `Experiment.settings(dataset, fold, row)` merges them, later over earlier, into `Settings`.
 """
 
 import json

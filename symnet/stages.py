@@ -6,7 +6,7 @@ A job reruns when its slice of the settings, the code it runs, or an input chang
 import ast
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from symnet.config import SECTIONS, Settings
 from symnet.errors import UserError, one_line
 from symnet.experiment import Experiment, validate
 from symnet.methods import METHODS
+from symnet.overrides import leaves, merge, read_overrides
 
 _LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd", "protocol.split")
 _NETWORK = ("backbone.name",)
@@ -122,15 +123,28 @@ def restrict(settings: Settings, stage: str, method: str | None = None) -> Setti
     return restricted
 
 
-def read_slice(path: Path, stage: str, method: str | None = None) -> Settings:
-    """Settings from a resolved JSON that the workflow wrote, restricted to the stage. Raises `UserError`."""
+def read_slice(path: Path, stage: str, method: str | None = None, given: Sequence[str] = ()) -> Settings:
+    """Settings from a resolved JSON that the workflow wrote, restricted to the stage. Raises `UserError`.
+
+    given: `section.key=value` to be used in place of the file's.
+    """
+    found = read_resolved(path)
+    over = read_overrides(given, str(path))
+    for section, values in over.items():
+        for key in values if isinstance(values, dict) else [""]:
+            if key not in found.get(section, {}):
+                raise UserError(f"{path}: set: {section}.{key}: not a setting of this job; it has {', '.join(leaves(found))}")
+    return slice_of(merge(found, over), stage, method, str(path))
+
+
+def read_resolved(path: Path) -> dict[str, Any]:
+    """The plain values of a JSON that the workflow wrote. Raises `UserError`."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such settings file") from None
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON: {one_line(error)}") from None
-    return slice_of(found, stage, method, str(path))
 
 
 def slice_of(found: dict[str, Any], stage: str, method: str | None = None, where: str = "settings") -> Settings:

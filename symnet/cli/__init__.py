@@ -1,12 +1,12 @@
 """`symnet STAGE`: every stage as a plain command. The workflow's rules call the same ones.
 
 `--config` takes the resolved JSON of a job, as the workflow writes it, or an experiment file, whose settings for `--dataset` and
-`--fold` are then resolved here. Exit codes: 0 done, 2 the user's to mend (one line says what), 75 stopped early with its state saved.
+`--fold` are then resolved here, those of `--set` over them. Exit codes: `symnet.errors.EXIT_CODES`.
 """
 
 import sys
 
-from symnet.cli import bench, data, download, learn, predict, protocol, results  # noqa: F401 (they add their commands)
+from symnet.cli import bench, data, download, importing, learn, predict, protocol, results  # noqa: F401 (they add their commands)
 from symnet.cli.app import app
 from symnet.errors import EXIT_USER, UserError
 

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from symnet.cli.app import RESULTS, Device, Threads, app
+from symnet.cli.app import START, Device, Threads, app
 from symnet.cli.jobs import use_device
 
 
-@app.command(rich_help_panel=RESULTS)
+@app.command(rich_help_panel=START)
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller on a CPU (2 minutes), fewer rounds on a GPU.")] = False,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.")] = None,

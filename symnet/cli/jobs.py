@@ -1,15 +1,17 @@
 """What a command is given, turned into what its stage takes: settings, places, provenance, device."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
 
 from symnet.artifacts import Provenance, digest, file_digest
 from symnet.config import Settings
 from symnet.data.readers import Split
 from symnet.errors import UserError
-from symnet.experiment import load_experiment
+from symnet.experiment import Experiment, load_experiment
 from symnet.made import Note, sums
 from symnet.methods import known_method
 from symnet.stages import code_hash, code_of, experiment_slice, read_slice
@@ -20,23 +22,41 @@ if TYPE_CHECKING:
     from symnet.data.stored import Store
 
 
-def settings_of(config: Path, stage: str, dataset: str, fold: int | None = None) -> Settings:
-    """The stage's settings from a resolved JSON or an experiment file."""
+Given = Sequence[str] | None  # what `--set` was given
+
+
+def settings_of(config: Path, given: Given, stage: str, dataset: str, fold: int | None = None) -> Settings:
+    """The stage's settings from a resolved JSON or an experiment file, `given` over them."""
     if config.suffix == ".json":
-        return read_slice(config, stage)
-    return experiment_slice(load_experiment(config), dataset, fold, stage)
+        return read_slice(config, stage, given=given or ())
+    return experiment_slice(experiment_with(config, given), dataset, fold, stage)
 
 
-def job_of(config: Path, stage: str, dataset: str, fold: int, row: str, method: str | None) -> tuple[Settings, str]:
+def job_of(config: Path, given: Given, stage: str, dataset: str, fold: int, row: str, method: str | None) -> tuple[Settings, str]:
     """As `settings_of`, of a row; and the method behind it."""
     if config.suffix == ".json":
         method = known_method(method or row)
-        return read_slice(config, stage, method), method
-    experiment = load_experiment(config)
+        return read_slice(config, stage, method, given or ()), method
+    experiment = experiment_with(config, given)
     found = experiment.method_of(row)
     if method not in (None, found):
         raise UserError(f"--method: found {method}, but {config} says that row {row} is {found}")
     return experiment_slice(experiment, dataset, fold, stage, row), found
+
+
+def experiment_with(config: Path, given: Given) -> Experiment:
+    """An experiment file, `given` over it."""
+    return load_experiment(config, {"set": list(given)} if given else None)
+
+
+def preview(reads: Iterable[Path | None], makes: Iterable[Path]) -> NoReturn:
+    """What `--dry-run` tells: each file or folder that the command would read and write, and whether it is there. Ends the command."""
+    for path in reads:
+        if path is not None:
+            print(f"reads  {path}: {'there' if path.exists() else 'missing'}")
+    for path in makes:
+        print(f"makes  {path}: {'there already' if path.exists() else 'new'}")
+    raise typer.Exit
 
 
 def shared_root() -> Path:

@@ -10,10 +10,12 @@ from symnet.artifacts import digest, file_digest
 from symnet.cells import Cell, Round, record_set
 from symnet.cli.app import (
     LEARN,
+    Backbone,
     Base,
     Config,
     Dataset,
     Device,
+    DryRun,
     Embeddings,
     Episodes,
     Features,
@@ -24,16 +26,16 @@ from symnet.cli.app import (
     Results,
     Row,
     Seeds,
+    Set,
+    Shot,
     Store,
     Threads,
     app,
 )
-from symnet.cli.jobs import data_root, job_of, note_of, numbers, provenance_of, settings_of, shared_root, store_of, use_device
+from symnet.cli.jobs import data_root, job_of, note_of, numbers, preview, provenance_of, settings_of, shared_root, store_of, use_device
 from symnet.errors import EXIT_AGAIN
-from symnet.experiment import load_experiment
 from symnet.made import keep
 from symnet.methods import METHODS
-from symnet.stages import module_hash
 
 
 @app.command(rich_help_panel=LEARN)
@@ -47,16 +49,22 @@ def base(
     results: Results = Path("results"),
     device: Device = "auto",
     threads: Threads = 1,
+    set_: Set = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a fold's base learner (PSPNet) and report its mIoU over base classes.
 
-    Example: symnet base --config config/demo.yaml --dataset shapes --results results/demo --fold 0 --list F0/train.csv --out b.safetensors
+    Example: symnet base --config config/demo.yaml --dataset shapes --results results/demo --fold 0 --set base.steps=20
+    --list results/demo/shapes/lists/fold0/train.csv --out base.safetensors
     """
     from symnet.backbones import weights_path
     from symnet.base_learner import train_base
     from symnet.plan import mark
 
-    settings = settings_of(config, "base", dataset, fold)
+    settings = settings_of(config, set_, "base", dataset, fold)
+    if dry_run:
+        weights = weights_path(settings.backbone, shared_root())
+        preview([list_, weights, data_root(settings, results) / settings.data.root, store], [out, out.with_suffix(".json")])
     provenance = provenance_of("base", settings, {"list": list_}, fold=fold)
     roots = data_root(settings, results), shared_root()
     note = note_of("base", settings, [list_], weights=mark(weights_path(settings.backbone, shared_root())))
@@ -78,15 +86,20 @@ def features(
     results: Results = Path("results"),
     device: Device = "auto",
     threads: Threads = 1,
+    set_: Set = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Cache the block maps of a fold's images in HDF5.
 
-    Example: symnet features --config config/demo.yaml --dataset shapes --results results/demo --split test --list FOLD0/test.csv
-    --base b.safetensors --out features_test.json
+    Example: symnet features --config config/demo.yaml --dataset shapes --results results/demo --split test
+    --list results/demo/shapes/lists/fold0/test.csv
+    --base results/demo/shapes/efficientnet_lite0/fold0/base.safetensors --out features_test.json
     """
     from symnet.features import make_features
 
-    settings = settings_of(config, f"features_{split}", dataset, fold)
+    settings = settings_of(config, set_, f"features_{split}", dataset, fold)
+    if dry_run:
+        preview([list_, base, data_root(settings, results) / settings.data.root, store], [out])
     provenance = provenance_of("features", settings, {"list": list_, "base": base}, code=f"features_{split}")
     images = store_of(store, **{split: list_})
     note = note_of(f"features_{split}", settings, [list_, base])
@@ -100,7 +113,7 @@ def records(
     part: Annotated[
         Literal["spm", "hpm", "pfenet", "twice", "tdc"], typer.Option(help="A prior mask with psi and base map, or the correlations.")
     ],
-    shot: Annotated[int, typer.Option(min=1)],
+    shot: Shot,
     episodes: Episodes,
     seeds: Seeds,
     base: Base,
@@ -110,15 +123,22 @@ def records(
     fold: Fold = 0,
     device: Device = "auto",
     threads: Threads = 1,
+    set_: Set = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Record what of a fold's test episodes no trained weight changes, one set a seed: OUT/PART/shot1/seed510.json, ...
 
-    Example: symnet records --config config/demo.yaml --dataset shapes --part tdc --shot 1 --episodes FOLD0/shot1 --seeds 510,365
-    --base b.safetensors --features features_test.json --out records
+    Example: symnet records --config config/demo.yaml --dataset shapes --part tdc --shot 1 --seeds 510,365
+    --episodes results/demo/shapes/lists/fold0/shot1 --base results/demo/shapes/efficientnet_lite0/fold0/base.safetensors
+    --features results/demo/shapes/efficientnet_lite0/fold0/features_test.json --out records
     """
     from symnet.records import make_records
 
-    settings = settings_of(config, "records", dataset, fold)
+    settings = settings_of(config, set_, "records", dataset, fold)
+    if dry_run:
+        seeds_ = numbers(seeds)
+        reads = [*(episodes / f"seed{seed}.csv" for seed in seeds_), base, features]
+        preview(reads, [record_set(out, part, shot, seed) for seed in seeds_])
     shared = {name: file_digest(path) for name, path in (("base", base), ("features", features))}
     rounds = []
     for seed in numbers(seeds):
@@ -135,12 +155,12 @@ def train(
     config: Config,
     dataset: Dataset,
     fold: Fold,
-    shot: Annotated[int, typer.Option(min=1)],
+    shot: Shot,
     list_: FoldLists,
     base: Base,
     embeddings: Embeddings,
     out: Out,
-    backbone: Annotated[str, typer.Option(help="Name of the backbone, for the cell's place.")],
+    backbone: Backbone,
     row: Row = "symnet",
     method: MethodOf = None,
     features: Features = None,
@@ -153,10 +173,14 @@ def train(
     deadline: Annotated[float | None, typer.Option(min=1, help="Seconds after which to save and leave with exit code 75.")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(min=1, help="Longest time between two checkpoints.")] = 300,
     processes: Annotated[int, typer.Option(min=1, help="Processes that train together, a GPU each (torchrun); the batch is shared.")] = 1,
+    set_: Set = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a method on a fold. A run that was stopped goes on where it was.
 
-    Example: see the command that `snakemake -np all` prints for rule train_method.
+    Example: symnet train --config config/demo.yaml --dataset shapes --backbone efficientnet_lite0 --fold 0 --shot 1 --set train.steps=20
+    --list results/demo/shapes/lists/fold0/train.csv --base results/demo/shapes/efficientnet_lite0/fold0/base.safetensors
+    --embeddings results/demo/shapes/embeddings.csv --results results/demo --out try/model.safetensors
     """
     from symnet.keeper import Run
     from symnet.launch import can_launch, join, launch
@@ -164,7 +188,11 @@ def train(
     from symnet.train import Inputs, Stopped
     from symnet.train import train as train_
 
-    settings, method = job_of(config, "train", dataset, fold, row, method)
+    settings, method = job_of(config, set_, "train", dataset, fold, row, method)
+    if dry_run:
+        images = data_root(settings, results) / settings.data.root
+        cell = Cell(dataset, backbone, fold, row, shot)
+        preview([list_, base, embeddings, features, test_list, test_features, store, images], [cell.journal(results), out])
     inputs = Inputs(list_, base, embeddings, features, test_list, test_features, store_of(store, list_, test_list))
     inputs.check(settings.protocol.selection)
     files = {"list": list_, "base": base, "embeddings": embeddings}
@@ -201,7 +229,7 @@ def evaluate(
     config: Config,
     dataset: Dataset,
     fold: Fold,
-    shot: Annotated[int, typer.Option(min=1)],
+    shot: Shot,
     row: Row,
     list_: FoldLists,
     episodes: Episodes,
@@ -209,7 +237,7 @@ def evaluate(
     base: Base,
     embeddings: Embeddings,
     out: Out,
-    backbone: Annotated[str, typer.Option(help="Name of the backbone.")],
+    backbone: Backbone,
     method: MethodOf = None,
     experiment: Annotated[str, typer.Option(help="Name that the metric files carry.")] = "",
     features: Features = None,
@@ -219,17 +247,27 @@ def evaluate(
     results: Results = Path("results"),
     device: Device = "auto",
     threads: Threads = 1,
+    set_: Set = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Test a method on a fold, one metric file a seed: OUT/seed510.json, ...
 
-    Example: see the command that `snakemake -np all` prints for rule evaluate_method.
+    Example: symnet evaluate --config config/demo.yaml --dataset shapes --backbone efficientnet_lite0 --fold 0 --shot 1 --row symnet
+    --list results/demo/shapes/lists/fold0/test.csv --episodes results/demo/shapes/lists/fold0/shot1 --seeds 510,365
+    --base results/demo/shapes/efficientnet_lite0/fold0/base.safetensors --embeddings results/demo/shapes/embeddings.csv
+    --model results/demo/shapes/efficientnet_lite0/fold0/symnet/shot1/model.safetensors --results results/demo --out scores
     """
     from symnet.evaluate import Inputs
     from symnet.evaluate import evaluate as evaluate_
 
-    settings, method = job_of(config, "evaluate", dataset, fold, row, method)
+    settings, method = job_of(config, set_, "evaluate", dataset, fold, row, method)
     files = {"list": list_, "base": base, "embeddings": embeddings}
     files |= {name: path for name, path in (("features", features), ("model", model)) if path}
+    if dry_run:
+        seeds_ = numbers(seeds)
+        images = data_root(settings, results) / settings.data.root
+        reads = [*files.values(), *(episodes / f"seed{seed}.csv" for seed in seeds_), records, store, images]
+        preview(reads, [out / f"seed{seed}.json" for seed in seeds_])
     shared = {name: file_digest(path) for name, path in files.items()}
     parts = METHODS[method].records(settings)
     rounds = []
@@ -245,31 +283,3 @@ def evaluate(
     note = note_of("evaluate", settings, read, method, seeds=seeds, experiment=experiment)
     evaluate_(settings, data_root(settings, results), cell, method, experiment, inputs, rounds, use_device(device, threads))
     keep(rounds[0].out, "evaluate", note)
-
-
-@app.command(rich_help_panel=LEARN)
-def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of the released Sym-Net, or of a fold's PSPNet base learner (torch.save).")],
-    fold: Annotated[int | None, typer.Option(min=0, help="Its fold; left out: what `split0` or `fold0` in the path says.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; left out: a folder beside FILE, of its name.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Experiment file that says which classes there are; left out: PASCAL-5i or COCO-20i.")
-    ] = None,
-    dataset: Dataset = "pascal5i",
-) -> None:
-    """Turn an authors' checkpoint into files that `symnet evaluate` runs: base.safetensors and, of a Sym-Net, model.safetensors.
-
-    Example: symnet import-checkpoint train_epoch_142_0.7142.pth --fold 0 --out imported
-    """
-    from symnet.data.classes import class_names
-    from symnet.importing import Classes, import_checkpoint
-
-    classes = None
-    if config is not None:
-        settings = load_experiment(config).settings(dataset)
-        classes = Classes(class_names(settings.data.classes), settings.data.folds, settings.protocol.split, dataset)
-    found = import_checkpoint(file, out or file.with_suffix(""), fold, classes, module_hash("symnet.importing"))
-    shots = f", {found.shots} shot" if found.shots else ""
-    of_fold = ", of an unknown fold: fit to be tested, give --fold to train on it" if found.fold is None else f" of fold {found.fold}"
-    print(f"{file}: {found.kind} of {found.backbone}{shots}, {found.base_classes} base classes{of_fold}")
-    print("\n".join(f"wrote {path}" for path in found.files))

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from symnet.cli.app import RESULTS, Device, Threads, app
+from symnet.cli.app import PICTURES, Device, Threads, app
 from symnet.cli.jobs import shared_root, use_device
 from symnet.errors import UserError
 
 Model = Annotated[Path, typer.Option(help="A finished run: results/NAME/DATASET/BACKBONE/foldN/ROW/shotK.")]
 
 
-@app.command(rich_help_panel=RESULTS)
+@app.command(rich_help_panel=PICTURES)
 def predict(
     model: Model,
     support: Annotated[list[str], typer.Option(help="IMAGE:MASK, a picture and where its object is; once for each shot.")],

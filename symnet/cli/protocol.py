@@ -7,12 +7,15 @@ import typer
 
 from symnet.artifacts import read_json
 from symnet.cli.app import protocol
+from symnet.cli.complete import protocols
 from symnet.config import ProtocolSettings
-from symnet.errors import UserError
+from symnet.errors import EXIT_FOUND, UserError
 from symnet.experiment import load_experiment
 from symnet.protocols import BLOCKS, block, differences, in_words
 
-Source = Annotated[str, typer.Argument(help="A named block, an experiment file (FILE, or FILE:DATASET), or a metric file.")]
+Source = Annotated[
+    str, typer.Argument(help="A named block, an experiment file (FILE, or FILE:DATASET), or a metric file.", autocompletion=protocols)
+]
 
 
 @protocol.command("list")
@@ -49,7 +52,7 @@ def diff(one: Source, other: Source) -> None:
         print(key)
         for name, word in zip((one, other), words, strict=True):
             print(f"  {name:{width}}  {word}")
-    raise typer.Exit(1)
+    raise typer.Exit(EXIT_FOUND)
 
 
 def protocol_of(source: str) -> dict[str, Any]:

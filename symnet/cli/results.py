@@ -4,17 +4,18 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from symnet.artifacts import Provenance, file_digest, write_json
 from symnet.cells import Cell
-from symnet.cli.app import RESULTS, Config, Out, Results, app, track
-from symnet.errors import UserError
+from symnet.cli.app import RESULTS, START, Config, DryRun, Out, Results, Set, app, track
+from symnet.cli.jobs import preview
+from symnet.errors import EXIT_FOUND, UserError
 from symnet.made import Note, keep, sums
 from symnet.methods import METHODS
-from symnet.stages import code_hash, code_of
+from symnet.stages import code_hash, code_of, read_resolved
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -25,19 +26,22 @@ def tables(
     partial: Annotated[
         bool, typer.Option("--partial", help="While runs are unfinished: leave out cells without all of their seeds.")
     ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Aggregate metric files into main.csv, main.tex and their like. A missing or broken file is refused, or `--` with --partial.
 
-    Example: symnet tables --config results/demo/settings/tables.json --results results/demo --out results/demo/tables
+    Example: symnet tables --config config/demo.yaml --results results/demo --out results/demo/tables
     """
     from symnet.experiment import AblationTable
     from symnet.plan import Plan
     from symnet.report.tables import make_tables
 
-    expected = json.loads(config.read_text(encoding="utf-8"))
+    expected = expected_of(config)
     own = {name: AblationTable(**table) for name, table in expected["tables"].items()}
     cells, groups, published = [Cell(**cell) for cell in expected["cells"]], expected["groups"], expected["published"]
     files = [*(cell.metrics(results, seed) for cell in cells for seed in expected["seeds"]), *{cell.base(results) for cell in cells}]
+    if dry_run:
+        preview(files, [out / "main.csv", *(out / f"{name}.csv" for name in own)])
     read = sums(path for path in files if path.is_file())  # what is missing is told below, with its list
     note = Note(settings=expected, code=code_of("tables"), inputs=read, options={"published": Plan.published_mark()})
     for line in make_tables(cells, expected["seeds"], results, out, own, groups, published, partial):
@@ -46,20 +50,32 @@ def tables(
 
 
 @app.command(rich_help_panel=RESULTS)
-def figures(config: Config, results: Results, out: Out) -> None:
+def figures(config: Config, results: Results, out: Out, dry_run: DryRun = False) -> None:
     """Draw the experiment's figures, PDF and PNG: IoU by class, its own tables as charts, training curves.
 
-    Example: symnet figures --config results/demo/settings/tables.json --results results/demo --out results/demo/figures
+    Example: symnet figures --config config/demo.yaml --results results/demo --out results/demo/figures
     """
     from symnet.report.figures import make_figures
 
-    expected = json.loads(config.read_text(encoding="utf-8"))
+    expected = expected_of(config)
     cells = [Cell(**cell) for cell in expected["cells"]]
+    if dry_run:
+        preview([results / "tables"], [out])
     trained = [row for row, method in expected["rows"].items() if METHODS[method].trained]
     note = Note(settings=expected, code=code_of("figures"))
     for path in make_figures(results, out, cells, list(expected["tables"]), expected["scorings"], trained):
         print(path)
     keep(out / "figures.pdf", "figures", note)
+
+
+def expected_of(config: Path) -> dict[str, Any]:
+    """What the tables are to hold, from the JSON that the workflow wrote or an experiment file. Raises `UserError`."""
+    from symnet.experiment import read_plain
+    from symnet.plan import Plan
+
+    if config.suffix == ".json":
+        return read_resolved(config)
+    return json.loads(json.dumps(Plan(read_plain(config), str(config), write=False).expected()))
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -100,6 +116,7 @@ def why(
     target: Annotated[list[str], typer.Argument(help="A file of the experiment, or a cell: dataset fold row shot, and perhaps a seed.")],
     config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("config/config.yaml"),
     preset: Annotated[str | None, typer.Option(help="One of its presets, where the workflow was given one.")] = None,
+    set_: Set = None,
 ) -> None:
     """Tell why a file is out of date, or missing: which setting, input or code is not what it was made from, and how it hangs together.
 
@@ -109,12 +126,12 @@ def why(
     from symnet.plan import Plan
     from symnet.why import whys
 
-    plan = Plan(read_plain(config) | ({"preset": preset} if preset else {}), str(config), write=False)
+    plan = Plan(read_plain(config) | ({"preset": preset} if preset else {}) | ({"set": set_} if set_ else {}), str(config), write=False)
     with whys(plan) as found:
         print("\n".join(found.explain(*found.job(target))))
 
 
-@app.command(rich_help_panel=RESULTS)
+@app.command(rich_help_panel=START)
 def doctor(
     config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("config/config.yaml"),
     results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
@@ -127,7 +144,7 @@ def doctor(
 
     findings = list(examine(config, results))
     print(in_text(findings))
-    raise typer.Exit(int(any(one.mark == BAD for one in findings)))
+    raise typer.Exit(EXIT_FOUND if any(one.mark == BAD for one in findings) else 0)
 
 
 @track.command("sync")
