@@ -94,7 +94,9 @@ def train_base(
             _check_finite(losses, step, f"base learner of fold {fold}", base.lr)
             losses.clear()
     stall.tell(what)
-    found = measure(backbone, head, _held_out(reader, held, classes, settings.pixels, base.batch_size), len(classes), device)
+    tested = _held_out(reader, held, classes, settings.pixels, base.batch_size)
+    tested = progress(tested, math.ceil(len(held.rows) / base.batch_size), f"{what}, held-out images, batches")
+    found = measure(backbone, head, tested, len(classes), device)
     iou = {names[classes[i] - 1]: value for i, value in found.items()}
     miou = sum(iou.values()) / max(len(iou), 1)
     if miou < base.floor:

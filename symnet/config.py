@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from symnet.backbones import BACKBONES
 from symnet.protocols import BLOCKS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -26,6 +27,12 @@ def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
     if not 0 < scale[0] <= scale[1]:
         raise ValueError("must be [low, high] with 0 < low <= high")
     return scale
+
+
+def _known_backbone(name: str) -> str:
+    if name not in BACKBONES:
+        raise ValueError(f"allowed: {', '.join(BACKBONES)}")
+    return name
 
 
 Side = Annotated[int, AfterValidator(_eight_n_plus_one)]
@@ -142,8 +149,9 @@ class PixelSettings(Section):
 class BackboneSettings(Section):
     """The feature extractor and where its ImageNet weights are."""
 
-    name: Literal["resnet50", "resnet101", "resnet50_tv", "resnet101_tv", "vgg16_bn", "efficientnet_lite0"] = Field(
+    name: Annotated[str, AfterValidator(_known_backbone)] = Field(
         "resnet50",
+        json_schema_extra={"enum": list(BACKBONES)},
         description="resnet50, resnet101: PSPNet's deep stem, dilated; _tv: torchvision's stem and weight files; vgg16_bn: stride 16",
     )
     weights: str = Field(

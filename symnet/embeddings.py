@@ -3,6 +3,7 @@
 The one module that uses gensim, and only to make vectors: what the other stages read is a small table.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Vectors], int]:
     preferred = {word for name in names for word in words_of(name)}
     wanted = preferred | {"_".join(words_of(name)) for name in names}
     for limit in (None,) if path.suffix == ".kv" else _ROWS:
+        print(f"embeddings: reading {path}, {'all' if limit is None else f'the first {limit}'} vectors", file=sys.stderr, flush=True)
         try:
             vectors = _open(path, limit)
         except Exception as error:  # gensim raises many kinds on damaged files

@@ -19,6 +19,7 @@ from symnet.journal import Run, read_journal
 from symnet.lease import is_trained
 from symnet.metrics import class_iou, fb_iou, mean_iou
 from symnet.overlays import read_overlay
+from symnet.progress import progress
 from symnet.protocols import SCORINGS
 from symnet.report import Round, read_round
 from symnet.surroundings import captured
@@ -72,7 +73,8 @@ def collect(root: Path, warnings: list[str]) -> Iterator[Record]:
     """What is to stand in the store, from the files under `root`. What has to be left out is told in `warnings`."""
     runs = _journals(root, warnings)
     rounds = _rounds(root, warnings)
-    for cell in sorted({*runs, *rounds}):
+    cells = sorted({*runs, *rounds})
+    for cell in progress(cells, len(cells), "tracking, cells"):
         yield _cell_record(root, cell, runs.get(cell), _of_one_make(rounds.get(cell, []), warnings), warnings)
     if (root / "tables" / "tables.json").is_file():
         try:

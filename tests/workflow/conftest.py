@@ -1,3 +1,4 @@
+import copy
 import os
 import re
 import shutil
@@ -97,9 +98,13 @@ class Project:
         """Rule to number of jobs that a dry run lists, `all` left out."""
         return self.planned_of("tiny.yaml")
 
-    def planned_of(self, *configfile: str) -> dict[str, int]:
+    def planned_with(self, *arguments: str) -> dict[str, int]:
+        """As `planned`, with more arguments to Snakemake."""
+        return self.planned_of("tiny.yaml", arguments=arguments)
+
+    def planned_of(self, *configfile: str, arguments: tuple[str, ...] = ()) -> dict[str, int]:
         """As `planned`, of other experiment files."""
-        done = self.snakemake("-n", configfile=configfile)
+        done = self.snakemake("-n", *arguments, configfile=configfile)
         assert done.returncode == 0, done.stdout + done.stderr
         text = self.told = done.stdout + done.stderr
         counts = re.findall(r"^(\w+)\s+(\d+)$", text.partition("Job stats:")[2].partition("\ntotal")[0], re.MULTILINE)
@@ -150,3 +155,12 @@ def project(finished: Project) -> Iterator[Project]:
         if path.read_bytes() != content:
             path.write_bytes(content)
             os.utime(path, ns=(modified, modified))
+
+
+@pytest.fixture
+def own(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished benchmark, to go on from."""
+    shutil.copytree(finished.folder, tmp_path / "own", symlinks=True)
+    project = copy.copy(finished)
+    project.folder = tmp_path / "own"
+    return project

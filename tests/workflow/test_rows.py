@@ -2,8 +2,6 @@
 
 import copy
 import csv
-import shutil
-from pathlib import Path
 
 import pytest
 
@@ -21,15 +19,6 @@ def with_rows(**models: dict) -> dict:
     settings["variants"] = {name: {"method": "symnet", "model": model} for name, model in models.items()}
     settings["tables"] = {"modules": {"published": "3", "rows": {"SPM+APA+TDC": "symnet", "TDC": "tdc", "SPM": "spm"}}}
     return settings
-
-
-@pytest.fixture
-def own(finished: Project, tmp_path: Path) -> Project:
-    """A copy of the finished benchmark, to go on from."""
-    shutil.copytree(finished.folder, tmp_path / "own", symlinks=True)
-    project = copy.copy(finished)
-    project.folder = tmp_path / "own"
-    return project
 
 
 def test_a_row_is_trained_alone_and_stands_in_its_table(own: Project) -> None:
