@@ -1,9 +1,13 @@
 """What a log and a terminal see of long work."""
 
 import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 
+from symnet.config import ShapesSettings
+from symnet.data.shapes import draw_shapes
 from symnet.progress import byte_progress, bytes_line, duration, progress, progress_line, size
 
 
@@ -82,3 +86,17 @@ def test_lines_of_bytes(total: int | None, new: int, line: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (1.35e10, "13.5 GB"), (2e14, "200000.0 GB")])
 def test_sizes(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_the_drawing_of_a_data_set_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, str, int]] = []
+
+    def heard(items: Iterable[object], total: int, what: str) -> Iterator[object]:
+        done = 0
+        for done, item in enumerate(items, start=1):
+            yield item
+        told.append((total, what, done))
+
+    monkeypatch.setattr("symnet.data.shapes.progress", heard)
+    draw_shapes(ShapesSettings(train_images=21, test_images=20, side=64), tmp_path / "shapes", workers=1)
+    assert told == [(41, "shapes", 41)]
