@@ -92,10 +92,9 @@ def test_the_drawing_of_a_data_set_tells_how_far_it_is(tmp_path: Path, monkeypat
     told: list[tuple[int, str, int]] = []
 
     def heard(items: Iterable[object], total: int, what: str) -> Iterator[object]:
-        done = 0
-        for done, item in enumerate(items, start=1):
-            yield item
-        told.append((total, what, done))
+        found = list(items)
+        told.append((total, what, len(found)))
+        return iter(found)
 
     monkeypatch.setattr("symnet.data.shapes.progress", heard)
     draw_shapes(ShapesSettings(train_images=21, test_images=20, side=64), tmp_path / "shapes", workers=1)
