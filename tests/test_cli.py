@@ -113,7 +113,7 @@ def test_an_example_with_a_wrong_option_would_not_pass() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_in_the_pages_parse(page: Path) -> None:
     text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
-    lines = [re.split(r"\s{2,}#|\s\| ", line.strip().removeprefix("$ "))[0] for line in text.splitlines()]
+    lines = [re.split(r"\s{2,}#|\s\|\|? ", line.strip().removeprefix("$ "))[0] for line in text.splitlines()]
     found = [
         shlex.split(line)[1:] for line in lines if re.match(r"symnet [a-z-]", line) and "..." not in line and "symnet STAGE" not in line
     ]

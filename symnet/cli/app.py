@@ -16,7 +16,7 @@ PANELS = {
     DATA: ("shapes", "masks", "folds", "counts", "store", "episodes", "embeddings"),
     LEARN: ("base", "features", "records", "train", "evaluate", "import-checkpoint"),
     RESULTS: ("status", "why", "show", "tables", "figures", "track"),
-    PICTURES: ("predict",),
+    PICTURES: ("predict", "web"),
 }
 
 

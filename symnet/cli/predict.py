@@ -56,7 +56,7 @@ def predict(
             print(f"{path}, what the model saw: {out / 'explain' / path.stem}.png", flush=True)
 
 
-@app.command(rich_help_panel=RESULTS)
+@app.command(rich_help_panel=PICTURES)
 def web(
     model: Model,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
