@@ -223,7 +223,8 @@ def _run_tags(run: Run) -> dict[str, str]:
 def _round_record(parent: str, one: Round) -> Record:
     """The run of one seed: mIoU, FB-IoU and per-class IoU of each output, at both scorings."""
     made = one.path.stat().st_mtime
-    params = {"seed": str(one.seed), "episodes": str(one.payload["episodes"]), "protocol": str(one.payload["protocol_stamp"])}
+    params = {name: str(value) for name, value in one.cell.as_dict().items()}
+    params |= {"seed": str(one.seed), "episodes": str(one.payload["episodes"]), "protocol": str(one.payload["protocol_stamp"])}
     params |= flatten({"protocol": one.payload["protocol"], "left_out": one.payload["left_out"]})
     tags = {"symnet.settings": one.provenance.settings, "symnet.code": one.provenance.code}
     record = Record(f"{parent}/seed{one.seed}", file_digest(one.path), "seed", f"seed {one.seed}", "FINISHED", made, made, params, tags)
