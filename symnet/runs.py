@@ -21,9 +21,11 @@ from symnet.metrics import class_iou, fb_iou, mean_iou
 from symnet.overlays import read_overlay
 from symnet.protocols import SCORINGS
 from symnet.report import Round, read_round
+from symnet.report.tables import format_table
 from symnet.surroundings import captured
 
 LONGEST_PARAM = 6000  # MLflow's limit, characters
+NOTE, LONGEST_TAG = "mlflow.note.content", 8000  # MLflow's tag of a description; its limit, characters
 AGGREGATED = ("dataset", "backbone", "protocol", "shot", "method", "seeds")  # columns of main.csv that say what its means are over
 
 
@@ -89,6 +91,7 @@ def _benchmark(root: Path) -> Record:
     content = digest({path.name: file_digest(path) for path in tables})
     record = Record("benchmark", content, "benchmark", f"{root.absolute().name} tables", "FINISHED", min(times), max(times))
     record.files = dict.fromkeys(tables, "")
+    record.tags = {NOTE: f"```\n{format_table(manifest.with_name('main.csv'))[: LONGEST_TAG - 10]}\n```"}
     with open(manifest.with_name("main.csv"), encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -231,7 +234,7 @@ def _round_record(parent: str, one: Round) -> Record:
     record.data = _data(one.cell, one.provenance.inputs, "testing", one.seed)
     for output, scored in one.payload["outputs"].items():
         for scoring in SCORINGS:
-            counts, prefix = scored[scoring], f"{output}.{scoring}"
+            counts, prefix = scored[scoring], f"test/{output}.{scoring}"
             values = {f"{prefix}.miou": mean_iou(counts), f"{prefix}.fb_iou": fb_iou(counts)}
             values |= {f"{prefix}.iou.{name}": value for name, value in class_iou(counts).items()}
             record.metrics |= {(metric_name(name), 0): (value, made) for name, value in values.items()}
@@ -252,9 +255,9 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def metric_name(name: str) -> str:
     """`name` with what MLflow refuses in a name of a metric or param as `_` and its code point, so that two names stay two.
 
-    `system.NAME` becomes `system/NAME`, which MLflow's pages show apart; `epoch/NAME` stays.
+    `system.NAME` becomes `system/NAME`; it, `epoch/NAME` and `test/NAME` are what MLflow's pages show apart, after the other curves.
     """
-    kind, _, rest = name.partition("/" if name.startswith("epoch/") else ".")
-    if kind in ("system", "epoch") and rest:
+    kind, _, rest = name.partition("/" if name.startswith(("epoch/", "test/")) else ".")
+    if kind in ("system", "epoch", "test") and rest:
         return f"{kind}/{metric_name(rest)}"
     return re.sub(r"[^A-Za-z0-9_.\- ]", lambda found: f"_{ord(found[0]):x}", name)

@@ -1,4 +1,4 @@
-"""How MLflow's page of an experiment opens: which columns its table of runs shows, and what is said above it. Knows nothing of MLflow's code.
+"""How MLflow's page of an experiment opens: which columns its table of runs has, and what is said above it.
 
 MLflow keeps a shared view of that page as JSON in a tag of the experiment; its address names the tag.
 """
@@ -6,11 +6,11 @@ MLflow keeps a shared view of that page as JSON in a tag of the experiment; its 
 from collections.abc import Iterable
 
 from symnet.artifacts import canonical
-from symnet.runs import Record
+from symnet.runs import NOTE, Record
 
 VIEW = "symnet"  # name of our view; views that users share have names of their own
-NOTE = "mlflow.note.content"  # MLflow's tag of a description
-COLUMNS = ("dataset", "method", "fold", "shot", "seed")  # params
+COLUMNS = ("method", "fold", "shot", "seed", "dataset")  # params, the most telling first: a window holds few
+WIDTHS = {"attributes.`Run Name`": 260, "params.`fold`": 60, "params.`shot`": 60, "params.`seed`": 60}  # pixels; 100 where none is said
 
 
 def headline(record: Record) -> set[str]:
@@ -21,12 +21,13 @@ def headline(record: Record) -> set[str]:
 
 def page_tags(experiment: str, name: str, metrics: Iterable[str]) -> dict[str, str]:
     """Tags of the experiment with id `experiment`: the view, and the description."""
-    columns = [f"params.`{param}`" for param in COLUMNS] + [f"metrics.`{metric}`" for metric in sorted(metrics)]
-    view = {"selectedColumns": columns, "columnOrder": columns, "orderByKey": "attributes.`start_time`", "orderByAsc": False}
+    columns = [*(f"metrics.`{metric}`" for metric in sorted(metrics)), *(f"params.`{param}`" for param in COLUMNS)]
+    widths = WIDTHS | dict.fromkeys(columns[: -len(COLUMNS)], 185)
+    view = {"selectedColumns": columns, "columnOrder": ["attributes.`Run Name`", *columns], "columnWidths": widths}
     note = (
-        f"Runs of results/{name}, as `symnet track sync` brought them. A run a cell (data set, method, fold, shot): curves, settings, data, "
-        f"pictures. Below it a run a test seed, with IoU by class; its own mIoU is the mean of theirs. `{name} tables` holds the tables.\n\n"
-        f"[The table of runs, with mIoU]({page_address(experiment)})"
+        f"[Table with mIoU]({page_address(experiment)}). A run a cell (data set, method, fold, shot): curves, settings, data, pictures. "
+        f"Below it a run a test seed, with IoU by class; its own mIoU is the mean of theirs. `{name} tables` holds the tables.\n\n"
+        f"Brought from results/{name} by `symnet track sync`."
     )
     return {f"mlflow.sharedViewState.{VIEW}": canonical(view), NOTE: note}
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from symnet.errors import UserError, one_line
-from symnet.runs import Data, Record, collect
-from symnet.runs_page import NOTE, headline, page_address, page_tags
+from symnet.runs import NOTE, Data, Record, collect
+from symnet.runs_page import headline, page_address, page_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -34,7 +34,7 @@ def test_a_browser_shows_it_whole_and_without_a_network(report: Path, page: Page
     page.goto(report.as_uri())
     app = page.locator("#app")
     for words in ("Workflow", "Tables", "Figures", "Data", "every number is made of"):
-        expect(app).to_contain_text(words, timeout=60_000)
+        expect(app).to_contain_text(words)
     assert fits(page)
     with Image.open(BytesIO(page.screenshot())) as image:
         assert image.size == (1300, 900)
