@@ -22,9 +22,11 @@ from symnet.overlays import read_overlay
 from symnet.progress import progress
 from symnet.protocols import SCORINGS
 from symnet.report import Round, read_round
+from symnet.report.tables import format_table
 from symnet.surroundings import captured
 
 LONGEST_PARAM = 6000  # MLflow's limit, characters
+NOTE, LONGEST_TAG = "mlflow.note.content", 8000  # MLflow's tag of a description; its limit, characters
 AGGREGATED = ("dataset", "backbone", "protocol", "shot", "method", "seeds")  # columns of main.csv that say what its means are over
 
 
@@ -91,6 +93,7 @@ def _benchmark(root: Path) -> Record:
     content = digest({path.name: file_digest(path) for path in tables})
     record = Record("benchmark", content, "benchmark", f"{root.absolute().name} tables", "FINISHED", min(times), max(times))
     record.files = dict.fromkeys(tables, "")
+    record.tags = {NOTE: f"```\n{format_table(manifest.with_name('main.csv'))[: LONGEST_TAG - 10]}\n```"}
     with open(manifest.with_name("main.csv"), encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -225,14 +228,15 @@ def _run_tags(run: Run) -> dict[str, str]:
 def _round_record(parent: str, one: Round) -> Record:
     """The run of one seed: mIoU, FB-IoU and per-class IoU of each output, at both scorings."""
     made = one.path.stat().st_mtime
-    params = {"seed": str(one.seed), "episodes": str(one.payload["episodes"]), "protocol": str(one.payload["protocol_stamp"])}
+    params = {name: str(value) for name, value in one.cell.as_dict().items()}
+    params |= {"seed": str(one.seed), "episodes": str(one.payload["episodes"]), "protocol": str(one.payload["protocol_stamp"])}
     params |= flatten({"protocol": one.payload["protocol"], "left_out": one.payload["left_out"]})
     tags = {"symnet.settings": one.provenance.settings, "symnet.code": one.provenance.code}
     record = Record(f"{parent}/seed{one.seed}", file_digest(one.path), "seed", f"seed {one.seed}", "FINISHED", made, made, params, tags)
     record.data = _data(one.cell, one.provenance.inputs, "testing", one.seed)
     for output, scored in one.payload["outputs"].items():
         for scoring in SCORINGS:
-            counts, prefix = scored[scoring], f"{output}.{scoring}"
+            counts, prefix = scored[scoring], f"test/{output}.{scoring}"
             values = {f"{prefix}.miou": mean_iou(counts), f"{prefix}.fb_iou": fb_iou(counts)}
             values |= {f"{prefix}.iou.{name}": value for name, value in class_iou(counts).items()}
             record.metrics |= {(metric_name(name), 0): (value, made) for name, value in values.items()}
@@ -253,9 +257,9 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def metric_name(name: str) -> str:
     """`name` with what MLflow refuses in a name of a metric or param as `_` and its code point, so that two names stay two.
 
-    `system.NAME` becomes `system/NAME`, which MLflow's pages show apart; `epoch/NAME` stays.
+    `system.NAME` becomes `system/NAME`; it, `epoch/NAME` and `test/NAME` are what MLflow's pages show apart, after the other curves.
     """
-    kind, _, rest = name.partition("/" if name.startswith("epoch/") else ".")
-    if kind in ("system", "epoch") and rest:
+    kind, _, rest = name.partition("/" if name.startswith(("epoch/", "test/")) else ".")
+    if kind in ("system", "epoch", "test") and rest:
         return f"{kind}/{metric_name(rest)}"
     return re.sub(r"[^A-Za-z0-9_.\- ]", lambda found: f"_{ord(found[0]):x}", name)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from symnet.errors import UserError, one_line
-from symnet.runs import Data, Record, collect
+from symnet.runs import NOTE, Data, Record, collect
+from symnet.runs_page import headline, page_address, page_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -86,8 +87,11 @@ def _sync(root: Path, lock: Path, place: str, uri: str, artifacts: str | None) -
     summary = Summary()
     with _locked(lock), _telling(place):
         shelf = Shelf(uri, root.absolute().name, artifacts, summary)
+        shown: set[str] = set()
         for record in collect(root, summary.warnings):
             shelf.put(record)
+            shown |= headline(record)
+        shelf.describe(shown)
     return summary
 
 
@@ -100,6 +104,17 @@ def ui_command(store: Path, artifacts: Path, port: int) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *places]
 
 
+def pages(store: Path) -> dict[str, str]:
+    """The experiments in the store, by name: where the page of each is, below the server's address. Raises `UserError`."""
+    if not store.is_file():
+        return {}
+    with _telling(str(store)):
+        from mlflow import MlflowClient
+
+        found = MlflowClient(tracking_uri=_uri(store)).search_experiments(order_by=["name ASC"])
+        return {one.name: page_address(one.experiment_id) for one in found if one.name != "Default"}
+
+
 class Shelf:
     """The runs of one experiment in the store, and the one way in which they change: `put`."""
 
@@ -107,7 +122,7 @@ class Shelf:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self.summary = summary
+        self.summary, self.name = summary, experiment
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = _experiment(self.client, experiment, artifacts)
         self.runs = self._active()
@@ -127,6 +142,13 @@ class Shelf:
         for old in olds:
             if old.info.run_id != run:
                 self._retire(old.info.run_id, run)
+
+    def describe(self, metrics: set[str]) -> None:
+        """Let the experiment's page open with these metrics; a description that is there already is somebody's, and stays."""
+        held = self.client.get_experiment(self.experiment).tags
+        for name, value in page_tags(self.experiment, self.name, metrics).items():
+            if held.get(name) != value and not (name == NOTE and name in held):
+                self.client.set_experiment_tag(self.experiment, name, value)
 
     def _write(self, same: "Stored | None", record: Record, parent: str | None, content: str) -> str:
         """Add to `same` what it lacks, or, where it holds something else, write a new run. Returns the id."""

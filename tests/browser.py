@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+PATIENCE = 60_000  # milliseconds: a machine that runs tests is busy
 HERE = ("127.0.0.1", None)  # None: no host at all, as of file: and data:
 
 
@@ -21,6 +22,7 @@ def chromium() -> Iterator[Browser]:
     with sync_playwright() as driver:
         offline = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         browser = driver.chromium.launch(executable_path=program, args=offline)
+        expect.set_options(timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -34,6 +36,7 @@ def page(chromium: Browser) -> Iterator[Page]:
         context.on("request", lambda request: asked.append(request.url))
         context.on("weberror", lambda error: failed.append(str(error.error)))
         window = context.new_page()
+        window.set_default_timeout(PATIENCE)
         yield window
         assert {url for url in asked if urlsplit(url).hostname not in HERE} == set()
         assert failed == []

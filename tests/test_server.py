@@ -1,12 +1,7 @@
 """A real tracking server on loopback, behind a door that a test may shut: whenever it is away, nothing is lost and nothing stands twice."""
 
 import http.client
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,17 +16,12 @@ from symnet.cli import results as command
 from symnet.errors import UserError
 from symnet.journal import Journal
 from symnet.tracking import check_address, sync_to_server, ui_command
+from tests.served import free_port, serving
 from tests.test_tracking import Place, empty_store, key, symnet, write_journal, write_round, write_tables
 
 __all__ = ["empty_store"]  # a fixture
 pytestmark = pytest.mark.xdist_group("server")  # one server, started once
 TOKEN = "s3cr3t-t0ken"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Door(ThreadingHTTPServer):
@@ -78,19 +68,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
     """The port of the server that `make ui` starts."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     shutil.copy(empty_store, folder / "mlflow.db")
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(ui_command(folder / "mlflow.db", folder / "art", port), stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.1)
+    with serving(ui_command(folder / "mlflow.db", folder / "art", port), port, folder / "log"):
         yield port
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its workers too
-        process.wait(30)
 
 
 @pytest.fixture
@@ -162,7 +141,7 @@ def test_a_server_away_at_any_moment_of_a_sync_costs_nothing(place: Served) -> N
     run = runs[key(symnet())]
     assert run.info.status == "FINISHED"
     assert place.history(run, "loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
-    assert place.history(runs[f"{key(symnet())}/seed510"], "meta.padded.miou") == [(0, 50.0)]
+    assert place.history(runs[f"{key(symnet())}/seed510"], "test/meta.padded.miou") == [(0, 50.0)]
     assert [file.path for file in place.client.list_artifacts(runs["benchmark"].info.run_id)] == ["main.csv", "tables.json"]
     assert place.door.tokens == {f"Bearer {TOKEN}"}  # from the environment, and nowhere else:
     assert not [path for path in place.root.parent.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]

@@ -145,16 +145,16 @@ def test_three_folds_are_seen_back_and_a_second_sync_changes_nothing(place: Plac
     }
     assert {name: parent.data.params[name] for name in wanted} == wanted
     assert place.history(parent, "loss") == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
-    assert place.history(parent, "meta.padded.miou") == [(2, 51.0)]  # the step is the number of seeds
+    assert place.history(parent, "test/meta.padded.miou") == [(2, 51.0)]  # the step is the number of seeds
     child = runs[f"{key(symnet(1))}/seed365"]
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.params["seed"] == "365"
     assert child.data.params["protocol"] == protocol_stamp(PROTOCOL)
     found = child.data.metrics
-    assert (found["meta.padded.miou"], found["meta.padded.iou.cat"], found["ensemble.padded.iou.dog"]) == (52.0, 62.0, 42.0)
-    assert found["ensemble.original.iou.tv_2fmonitor"] == 50.0
-    assert runs[f"{key(symnet(1))}/seed510"].data.metrics["meta.padded.fb_iou"] == 59.375
-    assert runs[key(prototype)].data.metrics["prediction.padded.miou"] == 50.0
+    assert (found["test/meta.padded.miou"], found["test/meta.padded.iou.cat"], found["test/ensemble.padded.iou.dog"]) == (52.0, 62.0, 42.0)
+    assert found["test/ensemble.original.iou.tv_2fmonitor"] == 50.0
+    assert runs[f"{key(symnet(1))}/seed510"].data.metrics["test/meta.padded.fb_iou"] == 59.375
+    assert runs[key(prototype)].data.metrics["test/prediction.padded.miou"] == 50.0
     files = place.client.list_artifacts(runs["benchmark"].info.run_id)
     assert [file.path for file in files] == ["main.csv", "tables.json"]
     found = runs["benchmark"].data
@@ -188,7 +188,7 @@ def test_a_run_that_goes_on_is_added_to(place: Place) -> None:
     assert place.history(after, "loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25), (5, 0.2)]
     write_round(place, symnet(), 365, add=10)
     place.sync()
-    assert place.history(after, "meta.padded.miou") == [(1, 50.0), (2, 55.0)]
+    assert place.history(after, "test/meta.padded.miou") == [(1, 50.0), (2, 55.0)]
     assert place.runs(deleted=True) == {}
 
 
@@ -212,7 +212,7 @@ def test_another_training_supersedes_the_cell_and_its_rounds(place: Place) -> No
     new = place.runs()
     assert set(new) == set(old)
     assert place.history(new[key(symnet())], "loss")[0] == (1, 2.0)
-    assert place.history(new[key(symnet())], "meta.padded.miou") == [(1, 60.0), (2, 60.0)]
+    assert place.history(new[key(symnet())], "test/meta.padded.miou") == [(1, 60.0), (2, 60.0)]
     gone = place.runs(deleted=True)
     assert {run.info.run_id for run in gone.values()} == {run.info.run_id for run in old.values()}
     assert gone[key(symnet())].data.tags["superseded"] == new[key(symnet())].info.run_id
@@ -231,7 +231,7 @@ def test_a_value_that_changed_makes_another_run_and_keeps_its_rounds(place: Plac
     write_round(place, symnet(), 510, add=1)  # tested anew
     assert place.sync() == "2 runs new, 0 updated, 0 as they were, 2 superseded"
     second = place.runs()
-    assert place.history(second[key(symnet())], "meta.padded.miou") == [(1, 51.0)]
+    assert place.history(second[key(symnet())], "test/meta.padded.miou") == [(1, 51.0)]
     assert second[f"{key(symnet())}/seed510"].data.tags["mlflow.parentRunId"] == second[key(symnet())].info.run_id
     assert set(second) == set(first)
 
@@ -251,7 +251,7 @@ def test_a_sync_that_died_is_finished_by_the_next(place: Place, monkeypatch: pyt
     place.sync()
     runs = place.runs()
     assert place.history(runs[key(symnet())], "loss") == [(1, 2.0), (2, 1.0), (3, 2 / 3)]
-    assert place.history(runs[f"{key(symnet())}/seed510"], "meta.padded.miou") == [(0, 50.0)]
+    assert place.history(runs[f"{key(symnet())}/seed510"], "test/meta.padded.miou") == [(0, 50.0)]
     assert place.sync() == "0 runs new, 0 updated, 2 as they were, 0 superseded"
 
 
@@ -303,7 +303,7 @@ def test_a_store_that_is_none_is_told_in_one_line(place: Place) -> None:
 
 
 def test_names_that_mlflow_takes() -> None:
-    assert metric_name("meta.padded.iou.tv/monitor") == "meta.padded.iou.tv_2fmonitor"
+    assert metric_name("test/meta.padded.iou.tv/monitor") == "test/meta.padded.iou.tv_2fmonitor"
     assert metric_name("a%b") != metric_name("a&b")
     assert metric_name("system.gpu_memory_megabytes") == "system/gpu_memory_megabytes"  # MLflow's pages show these apart
     assert metric_name("epoch/loss.a/b") == "epoch/loss.a_2fb"

@@ -186,11 +186,13 @@ def track_sync(
 
 @track.command("ui")
 def track_ui(results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"), port: int = 5000) -> None:
-    """Open the runs in MLflow's own pages on 127.0.0.1.
+    """Open the runs in MLflow's own pages on 127.0.0.1, and print where those of each experiment are.
 
     Example: symnet track ui --port 5000
     """
-    from symnet.tracking import ui_command
+    from symnet.tracking import pages, ui_command
 
     command = ui_command(results / "mlflow.db", results / "mlartifacts", port)
+    for name, page in pages(results / "mlflow.db").items():
+        print(f"{name}: http://127.0.0.1:{port}/{page}", flush=True)
     os.execvp(command[0], command)

@@ -65,7 +65,9 @@ def run(request: pytest.FixtureRequest, reference: ModuleType, shared: Path, sta
         output = model(*inputs)
     losses = model.losses(*inputs, *truth)
     torch.stack(list(losses.values())).sum().backward()
-    found = SimpleNamespace(golden=golden, model=model, frozen=frozen, output=output, losses=losses, arrays=arrays, told=told, state=weights)
+    found = SimpleNamespace(
+        golden=golden, model=model, frozen=frozen, output=output, losses=losses, arrays=arrays, told=told, state=weights
+    )
     found.losses_bn_train = None
     if "losses_bn_train" in told:
         model._batch, model.method.freeze, model.bn = arranged, freeze, "train"

@@ -1,25 +1,18 @@
 """The report: one file that a browser shows whole, with nothing fetched from anywhere."""
 
-import os
 import re
-import shutil
-import subprocess
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
 
+from tests.browser import chromium, fits, page
 from tests.workflow.conftest import Project
 
+__all__ = ["chromium", "page"]  # fixtures
 pytestmark = [pytest.mark.xdist_group("workflow"), pytest.mark.timeout(300)]
-
-QUIET = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")
@@ -37,24 +30,12 @@ def test_everything_is_in_one_file(report: Path) -> None:
     assert "Bars end at the mean over seeds" in text  # captions are in it
 
 
-def test_a_browser_shows_it_without_a_network(report: Path, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        assert "CI" not in os.environ, "a browser is missing: install Debian's chromium"
-        pytest.skip("no chromium is installed")
-    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [browser, "--headless", "--no-sandbox", *QUIET, *offline]
-    done = subprocess.run([*command, "--dump-dom", report.as_uri()], capture_output=True, text=True, timeout=120, check=False)
-    app = done.stdout.partition('id="app"')[2]
-    shown = re.sub(r"<(script|style).*?</\1>", "", app, flags=re.DOTALL)
+def test_a_browser_shows_it_whole_and_without_a_network(report: Path, page: Page) -> None:
+    page.goto(report.as_uri())
+    app = page.locator("#app")
     for words in ("Workflow", "Tables", "Figures", "Data", "every number is made of"):
-        assert words in shown, done.stderr[-2000:]
-    picture = tmp_path / "report.png"
-    subprocess.run(
-        [*command, "--window-size=1300,900", f"--screenshot={picture}", report.as_uri()], capture_output=True, timeout=120, check=True
-    )
-    from PIL import Image
-
-    with Image.open(picture) as image:
+        expect(app).to_contain_text(words)
+    assert fits(page)
+    with Image.open(BytesIO(page.screenshot())) as image:
         assert image.size == (1300, 900)
         assert len(image.convert("RGB").getcolors(1 << 21)) > 50  # the graph of rules is drawn, not a blank page
