@@ -40,7 +40,7 @@ def test_a_wrong_setting_is_one_line_and_makes_nothing(project: Project) -> None
         done = project.snakemake("-n", "--config", f"set={given}")
         lines = [line for line in done.stderr.splitlines() if line.startswith("symnet:")]
         assert (done.returncode, len(lines)) == (2, 1)
-        assert lines[0].startswith(f"symnet: {told}")
+        assert told in lines[0]
     assert {path: path.stat().st_mtime_ns for path in project.results.rglob("*")} == before
 
 
