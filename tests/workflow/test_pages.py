@@ -129,7 +129,7 @@ def test_add_a_data_set(own: Project) -> None:
     lines = [f"{name} {' '.join(map(str, rng.normal(size=8).round(3)))}" for name in names]
     (own.folder / "data" / "words.txt").write_text("\n".join([f"{len(lines)} 8", *lines, ""]))
     sizes = {name: TINY[name] for name in ("pixels", "base", "features")}
-    small = {**sizes, "text": {"source": "words.txt", "dim": 8}, "protocol": {"min_pixels": 64, "episodes": 4}}
+    small = {**sizes, "data": {"folds": 2}, "text": {"source": "words.txt", "dim": 8}, "protocol": {"min_pixels": 64, "episodes": 4}}
     page = Page("add-a-dataset.md", own, {**small, "shots": [1], "seeds": [7], "methods": ["prototype"]})
     page.follow()
     counts = (own.folder / "results" / "fruit" / "fruit" / "counts.txt").read_text()
@@ -137,9 +137,9 @@ def test_add_a_data_set(own: Project) -> None:
     with open(own.folder / "results" / "fruit" / "tables" / "main.csv") as file:
         (row,) = csv.DictReader(file)
     assert (row["dataset"], row["method"], row["protocol"][:8]) == ("fruit", "prototype", "fruit-1-")
-    # the masks, by hand: every image shows one class, of which a fold tests two
+    # the masks, by hand: every image shows one class, of which each of the two folds tests three
     index = (own.folder / "results" / "fruit" / "fruit" / "lists" / "fold0" / "test.csv").read_text()
-    assert {int(line[:3]) % 6 for line in index.splitlines() if line[:3].isdigit()} == {0, 1}
+    assert {int(line[:3]) % 6 for line in index.splitlines() if line[:3].isdigit()} == {0, 1, 2}
 
 
 def test_add_a_protocol(own: Project) -> None:
