@@ -67,7 +67,7 @@ class Page:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
         command = ["bash", "-euo", "pipefail", "-c", text]
-        done = subprocess.run(command, cwd=self.project.folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+        done = subprocess.run(command, cwd=self.project.folder, env=environment, capture_output=True, text=True, timeout=580, check=False)
         self.told += done.stdout + done.stderr
         assert done.returncode == 0, self.told
 
