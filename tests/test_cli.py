@@ -15,6 +15,7 @@ import yaml
 from symnet import cli
 from symnet.artifacts import write_text
 from symnet.cli.app import PANELS, app
+from symnet.cli.results import expected_of
 from symnet.errors import EXIT_CODES, UserError
 from symnet.plan import Plan
 from symnet.stages import read_slice
@@ -175,6 +176,12 @@ def test_a_job_s_own_settings_take_what_they_hold(planned: Path) -> None:
         read_slice(path, "train", "symnet", ["shapes.seed=1"])
     with pytest.raises(UserError, match=r"train-symnet\.json: train\.lr: Input should be a valid number, found 'x'"):
         read_slice(path, "train", "symnet", ["train.lr=x"])
+
+
+def test_tables_are_told_the_same_by_the_job_s_file_and_by_the_experiment_s(planned: Path) -> None:
+    told = expected_of(Path("results/demo/settings/tables.json"))
+    assert told == expected_of(Path("config/demo.yaml"))
+    assert len(told["cells"]) == 2 * 4 * 2  # methods, folds, shots
 
 
 DRY = [words for words in COMMANDS if "--dry-run" in options(words)]
