@@ -5,6 +5,7 @@ them each stage depends on.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -35,8 +36,15 @@ def _known_backbone(name: str) -> str:
     return name
 
 
+def _falling(scales: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    if scales is not None and any(later >= earlier for earlier, later in pairwise(scales)):
+        raise ValueError("must fall")
+    return scales
+
+
 Side = Annotated[int, AfterValidator(_eight_n_plus_one)]
 Scale = Annotated[tuple[float, float], AfterValidator(_ordered)]
+Scales = Annotated[tuple[Annotated[float, Field(gt=0)], ...] | None, AfterValidator(_falling)]
 
 
 class Section(BaseModel):
@@ -282,7 +290,7 @@ class PFENetSettings(Section):
     """PFENet."""
 
     channels: int = Field(256, ge=8, description="width of reduced features and decoder")
-    scales: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+    scales: Scales = Field(
         None,
         min_length=1,
         description="sides of the decoder's scales, finest first; up to 1: fractions of the features' side, as its COCO files have them; "

@@ -36,7 +36,8 @@ def message(over: Mapping[str, Any]) -> str:
     return text
 
 
-SECTION_NAMES = "data, store, shapes, protocol, pixels, backbone, text, base, features, model, train, evaluate"
+OWN = "model, pfenet, bam"  # sections of methods
+SECTION_NAMES = f"data, store, shapes, protocol, pixels, backbone, text, base, features, {OWN}, train, evaluate"
 TOP_NAMES = (
     "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, published, tables, groups, preset, "
 )
@@ -132,9 +133,9 @@ def test_an_experiment_without_data_sets(over: dict[str, Any]) -> None:
         make_experiment(over, "plain.yaml")
 
 
-@pytest.mark.parametrize("section", sorted(set(SECTIONS) - {"base", "features", "model", "train", "evaluate"}))
+@pytest.mark.parametrize("section", sorted(set(SECTIONS) - {"base", "features", *OWN.split(", "), "train", "evaluate"}))
 def test_a_fold_may_not_change_what_is_measured(section: str) -> None:
-    allowed = "a fold may override base, features, model, train, evaluate only"
+    allowed = f"a fold may override base, features, {OWN}, train, evaluate only"
     assert message({"folds": {0: {section: {}}}}) == f"folds.0.{section}: {allowed}"
     assert message({"datasets": {"voc": {"folds": {1: {section: {}}}}}}) == f"datasets.voc.folds.1.{section}: {allowed}"
 
@@ -435,19 +436,19 @@ def test_a_variant_is_a_method_with_other_settings() -> None:
 @pytest.mark.parametrize(
     ("over", "expected"),
     [
-        ({"variants": {"mine": {}}}, "variants.mine.method: found None, allowed: prototype, symnet"),
-        ({"variants": {"mine": {"method": "x"}}}, "variants.mine.method: found 'x', allowed: prototype, symnet"),
+        ({"variants": {"mine": {}}}, "variants.mine.method: found None, allowed: prototype, symnet, pfenet, bam"),
+        ({"variants": {"mine": {"method": "x"}}}, "variants.mine.method: found 'x', allowed: prototype, symnet, pfenet, bam"),
         ({"variants": {"symnet": {"method": "symnet"}}}, "variants.symnet: is the name of a method; give the variant another"),
         (
             {"variants": {"m": {"method": "symnet", "base": {}}}},
-            "variants.m.base: a variant may override method, model, train, evaluate only",
+            f"variants.m.base: a variant may override method, {OWN}, train, evaluate only",
         ),
         (
             {"variants": {"m": {"method": "symnet", "model": {"prior": "pfenet"}}}},
             "datasets.voc, fold 0, variants.m: model: apa needs prior spm or hpm: its query prototype is drawn by their thresholds "
             "(found prior: pfenet)",
         ),
-        ({"methods": ["mine"]}, "methods: found 'mine', allowed: prototype, symnet, or a name in variants"),
+        ({"methods": ["mine"]}, "methods: found 'mine', allowed: prototype, symnet, pfenet, bam, or a name in variants"),
         ({"tables": {"t": {"rows": {"A": "mine"}}}}, "tables.t.rows.A: found 'mine', allowed: what methods lists (prototype, symnet)"),
         ({"tables": {"main": {"rows": {"A": "symnet"}}}}, "tables.main: is a table of every experiment; give this one another name"),
         ({"tables": {"t": {"rows": {}}}}, "plain.yaml: tables.t.rows: Dictionary should have at least 1 item after validation, not 0"),

@@ -53,6 +53,23 @@ def test_a_folded_backbone_gives_the_plain_ones_maps_and_levels(backbone: Backbo
 
 
 @torch.no_grad()
+def test_supports_masked_before_the_fourth_stage(backbone: Backbone) -> None:
+    """Of ones: their own maps. Of any mask: what the fourth stage makes of masked features, for each support alone; folded as well."""
+    own = backbone(images(4))
+    support, side, known = [m.unflatten(0, (2, 2)) for m in own], own[-1].shape[-1], sum(backbone.groups[:2])
+    assert side == backbone.side(SIZE)
+    ones = backbone.masked(support, torch.ones(2, 2, side, side))
+    assert error([m.flatten(0, 1) for m in ones], own) < 1e-5
+    mask = torch.rand(2, 2, side, side, generator=torch.Generator().manual_seed(2)).round()
+    expected = [backbone.last_stage(backbone.entering(own[known - 1][n : n + 1]) * mask.flatten(0, 1)[n]) for n in range(4)]
+    found = backbone.masked(support[:known], mask)
+    assert all(a is b for a, b in zip(found, support[:known], strict=False))
+    assert error([m.flatten(0, 1) for m in found[known:]], [torch.cat(maps) for maps in zip(*expected, strict=True)]) < 1e-4
+    folded = Folded(backbone, torch.float32, False).masked(support, mask)
+    assert error([m.flatten(0, 1) for m in folded], [m.flatten(0, 1) for m in found]) < 1e-4
+
+
+@torch.no_grad()
 def test_in_16_bits_it_stays_near(backbone: Backbone, request: pytest.FixtureRequest) -> None:
     plain, name = backbone(images()), request.node.callspec.params["backbone"]
     for dtype, allowed in ((torch.bfloat16, BF16.get(name, 0.04)), (torch.float16, BF16.get(name, 0.04) / 5)):

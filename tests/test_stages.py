@@ -14,6 +14,7 @@ from symnet.backbones import BACKBONES
 from symnet.config import SECTIONS, Settings
 from symnet.errors import UserError
 from symnet.experiment import make_experiment
+from symnet.methods import METHODS
 from symnet.stages import (
     STAGES,
     code_hash,
@@ -25,12 +26,14 @@ from symnet.stages import (
     stage_settings,
 )
 
+OTHERS = [name for name, entry in METHODS.items() if entry.trained and name != "symnet"]
 # every kind of job: stage, and method where the stage has one
 JOBS = [
     *((stage, None) for stage in STAGES if not STAGES[stage].method),
     ("train", "symnet"),
     ("evaluate", "symnet"),
     ("evaluate", "prototype"),
+    *((stage, method) for method in OTHERS for stage in ("train", "evaluate")),
 ]
 IDS = [f"{stage}-{method}" if method else stage for stage, method in JOBS]
 EVERY_KEY = {(section, key) for section in SECTIONS for key in type(getattr(Settings(), section)).model_fields}
@@ -83,7 +86,8 @@ def test_other_settings_cannot_be_read(stage: str, method: str | None) -> None:
     assert settings == Settings()
 
 
-TRAINED, TESTED = [("train", "symnet")], [("evaluate", "symnet"), ("evaluate", "prototype")]
+TRAINED: list[Job] = [("train", "symnet"), *(("train", method) for method in OTHERS)]
+TESTED: list[Job] = [("evaluate", "symnet"), ("evaluate", "prototype"), *(("evaluate", method) for method in OTHERS)]
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
 RECORDED: list[Job] = [("records", None)]
 MASKS: list[Job] = [("masks", None)]
@@ -108,6 +112,7 @@ LISTED: list[Job] = [("folds", None), ("base", None), *FEATURES, *TRAINED, *TEST
         ({"data": {"classes": "shapes"}}, [("embeddings", None), *MASKS, *COUNTED, *STORED, *LISTED]),
         ({"store": {"images": True}}, []),
         ({"model": {"tau1": 0.6}}, [("train", "symnet"), ("evaluate", "symnet")]),
+        *(({method: {"channels": 16}}, [("train", method), ("evaluate", method)]) for method in OTHERS),
         ({"evaluate": {"batch_size": 1}}, TESTED),
         ({"evaluate": {"precision": "bfloat16"}}, TESTED),
         ({"train": {"precision": "bfloat16"}}, TRAINED),
@@ -226,6 +231,9 @@ def test_plumbing_reruns_nothing(name: str, hashes: Any) -> None:
     assert hashes({f"symnet.{name}": source(f"symnet.{name}") + "\nCHANGED = 1\n"}) == hashes({})
 
 
+ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for jobs in (TRAINED, TESTED))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -233,15 +241,19 @@ def test_plumbing_reruns_nothing(name: str, hashes: Any) -> None:
         ("symnet.tracking", {"track"}),
         ("symnet.data.shapes_draw", {"shapes"}),
         ("symnet.data.store", {"store"}),
-        ("symnet.evaluate", {"evaluate-symnet", "evaluate-prototype"}),
+        ("symnet.evaluate", ALL_TESTED),
         ("symnet.records", {"records"}),
         ("symnet.methods.prototype", {"evaluate-prototype"}),
         ("symnet.methods.symnet", {"train-symnet", "evaluate-symnet"}),
-        ("symnet.model.correlation", {"records", "train-symnet", "evaluate-symnet"}),
-        ("symnet.model.decoder", {"train-symnet", "evaluate-symnet"}),
+        *((METHODS[name].module, {f"train-{name}", f"evaluate-{name}"}) for name in OTHERS),
+        ("symnet.methods", set()),
+        ("symnet.methods.door", set()),
+        ("symnet.model.aspp", {"train-bam", "evaluate-bam"}),
+        ("symnet.model.decoder", {f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet")}),
+        ("symnet.model.correlation", {"records", *ALL_TRAINED, *ALL_TESTED} - {"evaluate-prototype"}),
         (
             "symnet.data.transforms",
-            {"base", "features_test", "features_train", "records", "train-symnet", "evaluate-symnet", "evaluate-prototype"},
+            {"base", "features_test", "features_train", "records", *ALL_TRAINED, *ALL_TESTED},
         ),
     ],
 )

@@ -189,6 +189,8 @@ def freeze(
 
 def losses(head: Head, episode: EpisodeInputs, query_mask: Tensor | None) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Of a head (`variant: released`) and query_mask [B, S, S]: parts of the objective, meta and ensemble [B, 2, H, W]. Shot by shot."""
+    assert episode.psi is not None
+    assert episode.base is not None
     s, shots = head.settings, episode.psi.shape[1]
     query = head.reduce_query(episode.query_mid)
     supports = [head.reduce_support(episode.support_mid[:, k]) for k in range(shots)]

@@ -87,7 +87,9 @@ class Door(nn.Module):
             widths = [tensors[name].shape[0] for name in ("learner_base.1.4.weight", "learner_base.1.0.weight") if kind.reads_base]
         except KeyError as error:
             raise ValueError(f"no entry {error}: not a state dict of the released {cls.__name__}") from None
-        settings = Settings(backbone=BackboneSettings(name=backbone_of(tensors)), pixels=PixelSettings(size=image_size), **own)
+        settings = Settings(
+            backbone=BackboneSettings.model_validate({"name": backbone_of(tensors)}), pixels=PixelSettings(size=image_size), **own
+        )
         base = {"base_classes": widths[0] - 1, "base_width": widths[1]} if widths else {}
         model = cls(settings, shot=shot, bn=bn, **base)
         axes = {name: value.dim() for name, value in model.state_dict().items()}

@@ -15,9 +15,10 @@ class ASPP(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         wide = (nn.Conv2d(channels, channels, 3, padding=d, dilation=d) for d in DILATIONS)
-        self.branches = nn.ModuleList([nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1), *wide])
-        for branch in self.branches:
+        branches = [nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1), *wide]
+        for branch in branches:
             nn.init.kaiming_normal_(branch.weight)
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 5 C, H, W]."""

@@ -1,0 +1,81 @@
+"""Methods as rows of the table: trained, recorded and tested on the tiny benchmark."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from symnet import evaluate, records
+from symnet.artifacts import Provenance, file_digest
+from symnet.backbones.loading import build_backbone
+from symnet.cells import Cell, Round, record_set
+from symnet.checkpoint import load_tensors
+from symnet.data.episodes import make_manifest, write_manifest
+from symnet.data.folds import read_fold_list
+from symnet.errors import UserError
+from symnet.methods import METHODS, method_class
+from symnet.model.episode import PARTS
+from symnet.stages import restrict
+from tests.bench import CPU, Bench
+
+pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
+
+ROWS = {"pfenet": ("prediction",), "bam": ("meta", "ensemble")}
+PARTS_OF_LOSS = {"pfenet": {"prediction", "inner"}, "bam": {"meta", "ensemble"}}
+
+
+def record(bench: Bench, folder: Path, part: str, manifest: Path) -> Path:
+    """A record set in float32."""
+    whole = bench.experiment.settings("shapes", 0)
+    settings = restrict(whole.model_copy(update={"features": whole.features.model_copy(update={"dtype": "float32"})}), "records")
+    features, out = bench.root / "features_test.json", record_set(folder, part, 1, 5)
+    provenance = Provenance(stage="records", inputs={"episodes": file_digest(manifest), "features": file_digest(features)})
+    records.make_records(settings, part, [Round(5, manifest, out, provenance)], bench.inputs.base, features, CPU)
+    return out
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_a_row_trains_and_is_tested(bench: Bench, tmp_path: Path, method: str) -> None:
+    """From its model file, with records and without them: the same counts."""
+    out = bench.train(tmp_path / "model.safetensors", method=method, selection="last")
+    tensors, meta, _ = load_tensors(out, "train")
+    assert (meta["method"], meta["model"]) == (method, getattr(bench.experiment.settings("shapes", 0), method).model_dump(mode="json"))
+    settings = bench.settings("evaluate", method)
+    assert tensors.keys() == method_class(method)(settings, build_backbone("efficientnet_lite0"), 1, 8, 5).state_dict().keys()
+    before = load_tensors(bench.train(tmp_path / "before.safetensors", method=method, steps=1, selection="last"), "train")[0]
+    assert {name for name, value in tensors.items() if torch.equal(value, before[name])} == set()  # every weight learns
+    journal = [json.loads(line) for line in (tmp_path / "model.jsonl").read_text().splitlines()]
+    told = {name.removeprefix("loss.") for line in journal for name in line.get("values", {}) if name.startswith("loss.")}
+    assert told == PARTS_OF_LOSS[method]
+
+    manifest = tmp_path / "seed5.csv"
+    write_manifest(manifest, make_manifest(read_fold_list(bench.list("test")), 1, 5, 20, "image"))
+    features = bench.root / "features_test.json"
+    inputs = evaluate.Inputs(bench.list("test"), bench.inputs.base, bench.inputs.embeddings, features, out)
+    sets = {part: record(bench, tmp_path / "records", part, manifest) for part in METHODS[method].records(settings)}
+    assert set(sets) == {"twice"}
+    found = []
+    for place, read in enumerate(({}, sets)):
+        one = Round(5, manifest, tmp_path / f"{place}.json", Provenance(stage="evaluate"), read)
+        evaluate.evaluate(settings, bench.root, Cell("shapes", "efficientnet_lite0", 0, method, 1), method, "tiny", inputs, [one], CPU)
+        found.append(json.loads(one.out.read_text())["payload"]["outputs"])
+    assert found[0] == found[1]
+    assert set(found[0]) == set(ROWS[method])
+    known = {output: sum(map(sum, scored["padded"].values())) for output, scored in found[0].items()}
+    assert len(set(known.values())) == 1
+    assert min(known.values()) > 0
+
+
+def test_a_model_of_other_settings_is_refused(bench: Bench, tmp_path: Path) -> None:
+    out = bench.train(tmp_path / "model.safetensors", method="pfenet", steps=1)
+    settings = bench.settings("evaluate", "pfenet")
+    other = settings.model_copy(update={"pfenet": settings.pfenet.model_copy(update={"channels": 16})})
+    inputs = evaluate.Inputs(bench.list("test"), bench.inputs.base, bench.inputs.embeddings, bench.root / "features_test.json", out)
+    with pytest.raises(UserError, match=r"was made with pfenet\.channels 8, not 16"):
+        evaluate.evaluate(other, bench.root, Cell("shapes", "efficientnet_lite0", 0, "pfenet", 1), "pfenet", "tiny", inputs, [], CPU)
+
+
+def test_records_are_parts_that_there_are(bench: Bench) -> None:
+    settings = bench.experiment.settings("shapes", 0)
+    assert {part for entry in METHODS.values() for part in entry.records(settings)} <= set(PARTS)
