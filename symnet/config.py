@@ -304,6 +304,14 @@ class BAMSettings(Section):
     channels: int = Field(256, ge=8, description="width of reduced features and decoder")
 
 
+class HSNetSettings(Section):
+    """HSNet."""
+
+    border: Literal["ignore", "background"] = Field(
+        "ignore", description="the query's pixels of 255 in the loss: left out, or background as in its released code"
+    )
+
+
 class TrainSettings(OptimiserSettings):
     """The meta stage.
 
@@ -359,6 +367,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     pfenet: PFENetSettings = PFENetSettings()
     bam: BAMSettings = BAMSettings()
+    hsnet: HSNetSettings = HSNetSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 

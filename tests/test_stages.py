@@ -88,6 +88,7 @@ def test_other_settings_cannot_be_read(stage: str, method: str | None) -> None:
 
 TRAINED: list[Job] = [("train", "symnet"), *(("train", method) for method in OTHERS)]
 TESTED: list[Job] = [("evaluate", "symnet"), ("evaluate", "prototype"), *(("evaluate", method) for method in OTHERS)]
+CHANGED: dict[str, dict] = {"pfenet": {"channels": 16}, "bam": {"channels": 16}, "hsnet": {"border": "background"}}
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
 RECORDED: list[Job] = [("records", None)]
 MASKS: list[Job] = [("masks", None)]
@@ -112,7 +113,7 @@ LISTED: list[Job] = [("folds", None), ("base", None), *FEATURES, *TRAINED, *TEST
         ({"data": {"classes": "shapes"}}, [("embeddings", None), *MASKS, *COUNTED, *STORED, *LISTED]),
         ({"store": {"images": True}}, []),
         ({"model": {"tau1": 0.6}}, [("train", "symnet"), ("evaluate", "symnet")]),
-        *(({method: {"channels": 16}}, [("train", method), ("evaluate", method)]) for method in OTHERS),
+        *(({method: CHANGED[method]}, [("train", method), ("evaluate", method)]) for method in OTHERS),
         ({"evaluate": {"batch_size": 1}}, TESTED),
         ({"evaluate": {"precision": "bfloat16"}}, TESTED),
         ({"train": {"precision": "bfloat16"}}, TRAINED),
@@ -250,7 +251,11 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
         ("symnet.methods.door", set()),
         ("symnet.model.aspp", {"train-bam", "evaluate-bam"}),
         ("symnet.model.decoder", {f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet")}),
-        ("symnet.model.correlation", {"records", *ALL_TRAINED, *ALL_TESTED} - {"evaluate-prototype"}),
+        ("symnet.model.squeeze", {"train-hsnet", "evaluate-hsnet"}),
+        (
+            "symnet.model.correlation",
+            {"records", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "bam"))},
+        ),
         (
             "symnet.data.transforms",
             {"base", "features_test", "features_train", "records", *ALL_TRAINED, *ALL_TESTED},

@@ -48,6 +48,7 @@ class ResNet(Backbone):
     """
 
     deep_stem: bool
+    dilates = True
     low_channels, mid_channels, high_channels = 512, 1536, 2048
 
     def __init__(self) -> None:
@@ -57,8 +58,9 @@ class ResNet(Backbone):
         self.layer0 = nn.Sequential(*stem, nn.MaxPool2d(3, 2, 1))
         self.layer1 = _stage(128 if self.deep_stem else 64, 64, blocks=3, stride=1, dilation=1)
         self.layer2 = _stage(256, 128, blocks=second, stride=2, dilation=1)
-        self.layer3 = _stage(512, 256, blocks=third, stride=1, dilation=2)
-        self.layer4 = _stage(1024, 512, blocks=fourth, stride=1, dilation=4)
+        strides, dilations = ((1, 1), (2, 4)) if self.dilates else ((2, 2), (1, 1))
+        self.layer3 = _stage(512, 256, blocks=third, stride=strides[0], dilation=dilations[0])
+        self.layer4 = _stage(1024, 512, blocks=fourth, stride=strides[1], dilation=dilations[1])
 
     def until_last(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """[B, 3, S, S] -> block maps of layer2 and layer3 [B, C_i, H, W], before their last ReLU; layer3 after it."""

@@ -42,6 +42,7 @@ METHODS = {
     "symnet": Entry("symnet.methods.symnet", "SymNetMethod", ("model",), True, lambda s: s.model.parts),
     "pfenet": Entry("symnet.methods.pfenet", "PFENetMethod", ("pfenet",), True, lambda s: ("twice",), "PFENet"),
     "bam": Entry("symnet.methods.bam", "BAMMethod", ("bam",), True, lambda s: ("twice",), "BAM"),
+    "hsnet": Entry("symnet.methods.hsnet", "HSNetMethod", ("hsnet",), True, door="HSNet"),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 

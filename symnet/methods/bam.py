@@ -79,18 +79,18 @@ class BAMMethod(Guided):
     reads_base = True
     head: BAMHead
 
-    # The released code's beginnings of names, and ours.
+    # The released code's beginnings of names, and the door's.
     released = (
-        ("down_query.", "head.reduce_query."),
-        ("down_supp.", "head.reduce_support."),
-        ("init_merge.0.", "head.decode.merge."),
-        ("ASPP_meta.layer6_{}.0.", "head.decode.aspp.branches.{}."),
-        ("res1_meta.0.", "head.decode.join."),
-        ("res2_meta.", "head.decode.refine."),
-        ("cls_meta.", "head.decode.classify."),
-        ("kshot_rw.", "head.weigh.layers."),
-        ("gram_merge.", "head.ensemble.with_psi."),
-        ("cls_merge.", "head.ensemble.with_base."),
+        ("down_query.", "method.head.reduce_query."),
+        ("down_supp.", "method.head.reduce_support."),
+        ("init_merge.0.", "method.head.decode.merge."),
+        ("ASPP_meta.layer6_{}.0.", "method.head.decode.aspp.branches.{}."),
+        ("res1_meta.0.", "method.head.decode.join."),
+        ("res2_meta.", "method.head.decode.refine."),
+        ("cls_meta.", "method.head.decode.classify."),
+        ("kshot_rw.", "method.head.weigh.layers."),
+        ("gram_merge.", "method.head.ensemble.with_psi."),
+        ("cls_merge.", "method.head.ensemble.with_base."),
     )
 
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:

@@ -37,7 +37,8 @@ class Method(nn.Module):
     supervised: tuple[str, ...] = ()
     reads_base = False  # whether it reads base logits
     masks_support = False  # whether it masks supports before the fourth stage, so that their own block maps of it are not read
-    released: Sequence[tuple[str, str]] = ()  # beginnings of names of the released code's entries, and ours, of what is trained
+    released: Sequence[tuple[str, str]] = ()  # beginnings of names of the released code's entries, and the door's
+    unused: tuple[str, ...] = ()  # beginnings of names of those that it holds and does not use
 
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:
         super().__init__()
@@ -49,6 +50,11 @@ class Method(nn.Module):
     def released_settings(state: Mapping[str, Tensor], scales: Sequence[float] | None) -> dict[str, Any]:
         """The settings that a released state dict says, by section. scales: of a decoder that has some. Raises `KeyError` for an entry."""
         return {}
+
+    @staticmethod
+    def released_backbone(state: Mapping[str, Tensor]) -> Backbone | None:
+        """The network of a released state dict, with random weights; None: one of the registry, by its entries."""
+        return None
 
     def blocks(self, backbone: Backbone, recorded: bool) -> Sequence[int] | None:
         """The block maps that a test reads, and no base logits; None: all of both. recorded: with a record beside each episode."""

@@ -14,9 +14,9 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from symnet.backbones.base import load_exactly
+from symnet.backbones.base import Backbone, load_exactly
 from symnet.backbones.loading import build_backbone
-from symnet.config import BackboneSettings, PixelSettings, Settings
+from symnet.config import PixelSettings, Settings
 from symnet.methods import Entry, class_of
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.model.base import PSPHead
@@ -47,13 +47,17 @@ class Door(nn.Module):
         self,
         settings: Settings | None = None,
         *,
+        backbone: Backbone | None = None,
         base_classes: int = 15,
         base_width: int = 512,
         shot: int = 1,
         text: int = 300,
         bn: Literal["eval", "train"] = "eval",
     ) -> None:
-        """settings: the backbone's name, `pixels.size` and the method's own are read. base_classes, base_width: of a base learner."""
+        """settings: the backbone's name, `pixels.size` and the method's own are read; backbone: in place of the named one.
+
+        base_classes, base_width: of a base learner.
+        """
         super().__init__()
         settings = settings or Settings()
         check_size(settings.pixels.size, shot)
@@ -61,7 +65,7 @@ class Door(nn.Module):
             raise ValueError(f"bn: found {bn!r}, allowed: eval, train")
         kind: type[Method] = class_of(self.entry)
         self.image_size, self.shot, self.bn, self.base_classes = settings.pixels.size, shot, bn, base_classes
-        self.backbone = build_backbone(settings.backbone.name).requires_grad_(False)
+        self.backbone = (backbone or build_backbone(settings.backbone.name)).requires_grad_(False)
         self.base = PSPHead(self.backbone.high_channels, base_classes + 1, base_width).requires_grad_(False) if kind.reads_base else None
         self.method = kind(settings, self.backbone, shot, text, self.backbone.side(self.image_size))
         self.eval()
@@ -81,17 +85,16 @@ class Door(nn.Module):
         Raises `ValueError` naming a missing, foreign or misshapen entry.
         """
         check_size(image_size, shot)
-        tensors, kind = plain_names(state), class_of(cls.entry)
+        kind = class_of(cls.entry)
+        tensors = {name: value for name, value in plain_names(state).items() if not name.startswith(kind.unused)}
         try:
             own = kind.released_settings(tensors, scales)
             widths = [tensors[name].shape[0] for name in ("learner_base.1.4.weight", "learner_base.1.0.weight") if kind.reads_base]
         except KeyError as error:
             raise ValueError(f"no entry {error}: not a state dict of the released {cls.__name__}") from None
-        settings = Settings(
-            backbone=BackboneSettings.model_validate({"name": backbone_of(tensors)}), pixels=PixelSettings(size=image_size), **own
-        )
+        settings, backbone = Settings(pixels=PixelSettings(size=image_size), **own), kind.released_backbone(tensors)
         base = {"base_classes": widths[0] - 1, "base_width": widths[1]} if widths else {}
-        model = cls(settings, shot=shot, bn=bn, **base)
+        model = cls(settings, backbone=backbone or build_backbone(backbone_of(tensors)), shot=shot, bn=bn, **base)
         axes = {name: value.dim() for name, value in model.state_dict().items()}
         found = {}
         for name, value in tensors.items():
@@ -113,7 +116,7 @@ class Door(nn.Module):
 
     @classmethod
     def _names(cls) -> tuple[tuple[str, str], ...]:
-        return (*((old, f"method.{new}") for old, new in class_of(cls.entry).released), *FROZEN)
+        return (*class_of(cls.entry).released, *FROZEN)
 
     def train(self, mode: bool = True) -> Self:
         """Only the method's own part trains: the base learner drops nothing, the backbone's batch norm does what `bn` says."""

@@ -69,17 +69,17 @@ class PFENetMethod(Guided):
     outputs = supervised = ("prediction",)
     head: PFENetHead
 
-    # The released code's beginnings of names, and ours.
+    # The released code's beginnings of names, and the door's.
     released = (
-        ("down_query.", "head.reduce_query."),
-        ("down_supp.", "head.reduce_support."),
-        ("init_merge.{}.0.", "head.decode.merge.{}."),
-        ("alpha_conv.{}.0.", "head.decode.across.{}."),
-        ("beta_conv.", "head.decode.refine."),
-        ("inner_cls.", "head.decode.inner."),
-        ("res1.0.", "head.decode.join."),
-        ("res2.", "head.decode.refine_joined."),
-        ("cls.", "head.decode.classify."),
+        ("down_query.", "method.head.reduce_query."),
+        ("down_supp.", "method.head.reduce_support."),
+        ("init_merge.{}.0.", "method.head.decode.merge.{}."),
+        ("alpha_conv.{}.0.", "method.head.decode.across.{}."),
+        ("beta_conv.", "method.head.decode.refine."),
+        ("inner_cls.", "method.head.decode.inner."),
+        ("res1.0.", "method.head.decode.join."),
+        ("res2.", "method.head.decode.refine_joined."),
+        ("cls.", "method.head.decode.classify."),
     )
 
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:
