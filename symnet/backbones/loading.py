@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from symnet.backbones import BACKBONES, weights_path
+from symnet.backbones import BACKBONES, STRIDED, weights_path
 from symnet.backbones.base import Backbone
 from symnet.config import BackboneSettings
 from symnet.errors import UserError, one_line
@@ -15,9 +15,10 @@ from symnet.errors import UserError, one_line
 
 def build_backbone(name: str) -> Backbone:
     """A backbone with random weights. Raises `UserError` for an unknown name."""
-    if name not in BACKBONES:
+    known = BACKBONES | STRIDED
+    if name not in known:
         raise UserError(f"backbone.name: found '{name}', allowed: {', '.join(BACKBONES)}")
-    module, kind = BACKBONES[name]
+    module, kind = known[name]
     return getattr(importlib.import_module(module), kind)()
 
 

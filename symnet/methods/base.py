@@ -52,8 +52,8 @@ class Method(nn.Module):
         return {}
 
     @staticmethod
-    def released_backbone(state: Mapping[str, Tensor]) -> Backbone | None:
-        """The network of a released state dict, with random weights; None: one of the registry, by its entries."""
+    def released_backbone(state: Mapping[str, Tensor]) -> str | None:
+        """The name of the network that a released state dict holds; None: the one of an experiment that its entries are of."""
         return None
 
     def blocks(self, backbone: Backbone, recorded: bool) -> Sequence[int] | None:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from symnet.backbones.base import Backbone, load_exactly
+from symnet.backbones.base import load_exactly
 from symnet.backbones.loading import build_backbone
 from symnet.config import PixelSettings, Settings
 from symnet.methods import Entry, class_of
@@ -47,7 +47,7 @@ class Door(nn.Module):
         self,
         settings: Settings | None = None,
         *,
-        backbone: Backbone | None = None,
+        backbone: str | None = None,
         base_classes: int = 15,
         base_width: int = 512,
         shot: int = 1,
@@ -65,7 +65,7 @@ class Door(nn.Module):
             raise ValueError(f"bn: found {bn!r}, allowed: eval, train")
         kind: type[Method] = class_of(self.entry)
         self.image_size, self.shot, self.bn, self.base_classes = settings.pixels.size, shot, bn, base_classes
-        self.backbone = (backbone or build_backbone(settings.backbone.name)).requires_grad_(False)
+        self.backbone = build_backbone(backbone or settings.backbone.name).requires_grad_(False)
         self.base = PSPHead(self.backbone.high_channels, base_classes + 1, base_width).requires_grad_(False) if kind.reads_base else None
         self.method = kind(settings, self.backbone, shot, text, self.backbone.side(self.image_size))
         self.eval()
@@ -92,9 +92,10 @@ class Door(nn.Module):
             widths = [tensors[name].shape[0] for name in ("learner_base.1.4.weight", "learner_base.1.0.weight") if kind.reads_base]
         except KeyError as error:
             raise ValueError(f"no entry {error}: not a state dict of the released {cls.__name__}") from None
-        settings, backbone = Settings(pixels=PixelSettings(size=image_size), **own), kind.released_backbone(tensors)
+        settings = Settings(pixels=PixelSettings(size=image_size), **own)
+        backbone = kind.released_backbone(tensors) or backbone_of(tensors)
         base = {"base_classes": widths[0] - 1, "base_width": widths[1]} if widths else {}
-        model = cls(settings, backbone=backbone or build_backbone(backbone_of(tensors)), shot=shot, bn=bn, **base)
+        model = cls(settings, backbone=backbone, shot=shot, bn=bn, **base)
         axes = {name: value.dim() for name, value in model.state_dict().items()}
         found = {}
         for name, value in tensors.items():

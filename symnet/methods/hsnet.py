@@ -13,7 +13,6 @@ from torch import Tensor
 
 from symnet.backbones.base import Backbone
 from symnet.backbones.base import side as side_at
-from symnet.backbones.strided import ResNet50Strided, ResNet101Strided, VGG16Strided
 from symnet.config import HSNetSettings, Settings
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.model.divisors import Divisors, divisors_of
@@ -56,11 +55,11 @@ class HSNetMethod(Method):
         return {"hsnet": HSNetSettings(border="background")}
 
     @staticmethod
-    def released_backbone(state: Mapping[str, Tensor]) -> Backbone:
+    def released_backbone(state: Mapping[str, Tensor]) -> str:
         """The network that a released state dict holds."""
         if "features.0.weight" in state:
-            return VGG16Strided()
-        return ResNet101Strided() if "layer3.22.conv1.weight" in state else ResNet50Strided()
+            return "vgg16_strided"
+        return "resnet101_strided" if "layer3.22.conv1.weight" in state else "resnet50_strided"
 
     def keep(self, backbone: Backbone, maps: list[Tensor], recorded: bool) -> list[Tensor]:
         """Block maps at strides 8, 16 and 32; those that are coarser stay so."""
