@@ -10,11 +10,11 @@ from playwright.sync_api import Locator, Page, expect
 
 from symnet.artifacts import Provenance, file_digest
 from symnet.overlays import write_overlay
-from tests.browser import chromium, page
+from tests.browser import chromium, their_page
 from tests.served import free_port, serving
 from tests.test_tracking import Place, empty_store, symnet, write_journal, write_round, write_tables
 
-__all__ = ["chromium", "empty_store", "page"]  # fixtures
+__all__ = ["chromium", "empty_store", "their_page"]  # fixtures
 pytestmark = [pytest.mark.xdist_group("ui"), pytest.mark.timeout(600)]  # one server, started once
 
 MIOU = "metrics.`test/meta.padded.miou`"
