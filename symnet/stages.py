@@ -65,6 +65,7 @@ STAGES = {
         ("data", "protocol", "pixels.size", "pixels.antialias", *_NETWORK, "features.cache_test", "features.precision", "evaluate"),
         method=True,
     ),
+    "gallery": Stage("symnet.gallery", ()),
     "tables": Stage("symnet.report.tables", ()),
     "figures": Stage("symnet.report.figures", ()),
     "track": Stage("symnet.tracking", ()),
