@@ -35,11 +35,6 @@ class Case:
     scores: Mapping[str, tuple[int, int]]
     pictures: Mapping[str, np.ndarray]
 
-    def iou(self, column: str) -> float:
-        """IoU in percent of a column on this episode; NaN where the union is empty."""
-        intersection, union = self.scores[column]
-        return 100 * intersection / union if union else float("nan")
-
 
 @dataclass(frozen=True)
 class Gallery:

@@ -33,11 +33,6 @@ from symnet.predict import FinishedRun, Predictor, Support
 from symnet.shown import Choice, failures
 
 
-def columns_of(row: str, outputs: Sequence[str]) -> dict[str, str]:
-    """Output to column, named as the tables name their rows."""
-    return {output: row if len(outputs) == 1 else f"{row} ({output})" for output in outputs}
-
-
 @torch.no_grad()
 def make_gallery(
     runs: Sequence[FinishedRun],
@@ -62,7 +57,7 @@ def make_gallery(
     for run in runs:
         predictor = Predictor(run, run.cell.shot, device, data_root)
         for number in numbers:
-            pictures[number] |= _seen(predictor, *shown.inputs(number), tested[run.cell.method].classes[number], run is subject)
+            pictures[number] |= _seen(predictor, shown, number, tested[run.cell.method], run is subject)
     regions = any("regions" in of for of in pictures.values())
     gallery = Gallery(
         dataset=first.cell.dataset,
@@ -71,7 +66,7 @@ def make_gallery(
         seed=choice.seed,
         scoring=scoring,
         subject=choice.subject,
-        columns=tuple(column for row, found in tested.items() for column in columns_of(row, found.outputs).values()),
+        columns=tuple(column for row, found in tested.items() for column in found.named(row).values()),
         taus={f"tau{i}": getattr(subject.settings.model, f"tau{i}") for i in range(1, 5)} if regions else {},
         cases=tuple(
             _case(number, failure, tested, scoring, pictures[number]) for failure, own in ((False, chosen), (True, worst)) for number in own
@@ -102,20 +97,21 @@ class _Shown:
         return pixels, np.where(mask == IGNORE, IGNORE, mask == episode.class_index).astype(np.uint8)
 
 
-def _seen(predictor: Predictor, supports: list[Support], query: Pixels, name: str, subject: bool) -> dict[str, Pixels]:
+def _seen(predictor: Predictor, shown: _Shown, number: int, tested: EpisodeCounts, subject: bool) -> dict[str, Pixels]:
     """What a row predicts; of Sym-Net the two priors too, and of the subject the regions that its thresholds select."""
+    supports, query = shown.inputs(number)
     method, size = predictor.method, query.shape[:2]
     with_regions = subject and isinstance(method, SymNetMethod) and method.model_settings.apa
-    (found,) = predictor.predict(supports, [query], name, explained=with_regions)
-    columns = columns_of(predictor.run.cell.method, method.outputs)
-    pictures = {f"of {columns[output]}": _small(found.mask(output), True) for output in method.outputs}
+    (found,) = predictor.predict(supports, [query], tested.classes[number], explained=with_regions)
+    columns = tested.named(predictor.run.cell.method)
+    pictures = {f"of {column}": _small(found.mask(output), True) for output, column in columns.items()}
     if isinstance(method, SymNetMethod):
         maps = priors(predictor.base, predictor.run.settings.pixels, supports, query, predictor.device)
         pictures |= {kind: _small((255 * values.clip(0, 1)).round().astype(np.uint8), of=size) for kind, values in maps.items()}
     if with_regions:
         regions = np.zeros(found.explained["prior"].shape, np.uint8)
-        for number, region in reversed(list(enumerate(REGIONS, 1))):  # what lies in two of them shows the first
-            regions[found.explained[region] > 0.5] = number
+        for place, region in reversed(list(enumerate(REGIONS, 1))):  # what lies in two of them shows the first
+            regions[found.explained[region] > 0.5] = place
         pictures["regions"] = _small(regions, True, of=size)
     return pictures
 
@@ -144,7 +140,7 @@ def priors(
 def _case(number: int, failure: bool, tested: Mapping[str, EpisodeCounts], scoring: str, pictures: dict[str, Pixels]) -> Case:
     scores = {}
     for row, found in tested.items():
-        for output, column in columns_of(row, found.outputs).items():
+        for output, column in found.named(row).items():
             tp, fp, fn, _ = found.of(scoring, output)[number].tolist()
             scores[column] = (tp, tp + fp + fn)
     name = next(iter(tested.values())).classes[number]

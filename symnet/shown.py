@@ -40,10 +40,9 @@ class Choice:
 
     def words(self, scoring: str) -> str:
         """For a caption."""
-        return (
-            f"round of seed {self.seed}; a failure is one of the {self.failures} episodes of its class on which the best output of "
-            f"{self.subject} has the lowest IoU (scoring {scoring})"
-        )
+        worst = "episode" if self.failures == 1 else f"{self.failures} episodes"
+        rule = f"of each class the {worst} on which the best output of {self.subject} has the lowest IoU (scoring {scoring})"
+        return f"round of seed {self.seed}; failures are {rule if self.failures else 'not shown'}"
 
     def options(self) -> dict[str, str]:
         """As the command takes it."""
@@ -51,9 +50,12 @@ class Choice:
 
     def numbers(self, episodes: Sequence[Episode]) -> list[int]:
         """The episodes of a round that are shown whatever came out. Raises `UserError` for a number that it does not have."""
-        if self.episodes.startswith(FIRST):
-            return first_of_classes(episodes, int(self.episodes.removeprefix(FIRST)))
-        numbers = [int(number) for number in self.episodes.split(",")]
+        try:
+            if self.episodes.startswith(FIRST):
+                return first_of_classes(episodes, int(self.episodes.removeprefix(FIRST)))
+            numbers = [int(number) for number in self.episodes.split(",")]
+        except ValueError:
+            raise UserError(f"gallery: episodes: found '{self.episodes}', expected first:N, or numbers joined by commas") from None
         _one_of("gallery: episodes", numbers, range(len(episodes)))
         return numbers
 

@@ -96,6 +96,8 @@ def gallery(
     from symnet.shown import Choice, files_of
 
     choice = Choice(tuple(rows.split(",")), subject, seed, episodes, failures)
+    if subject not in choice.rows:
+        raise UserError(f"--subject: found '{subject}', allowed: what --rows lists ({rows})")
     cells = [Cell(dataset, backbone, fold, row, shot) for row in choice.rows]
     if dry_run:
         preview([list_, store, *(cell.episodes(results, seed) for cell in cells)], [out])

@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from symnet.cases import REGIONS, Case, Gallery
-from symnet.report.style import COLOURS, PAGE, new_figure
+from symnet.report.style import COLOURS, PAGE
 
 SUPPORT, PREDICTED, TRUTH = COLOURS[0], COLOURS[1], COLOURS[2]
 PAINT = dict(zip(REGIONS, (COLOURS[2], COLOURS[4], COLOURS[0]), strict=True))
 OPACITY = 0.5
+LEFT, LINE, GAP, LEGEND = 0.2, 0.12, 0.04, 0.25  # inches: of class names, of a line of a column's name, between panels, of a legend
 TALLEST = 1.0  # height of a panel over its width, at most: a portrait is drawn smaller
 
 Column = tuple[str, Callable[[Axes, Case], None]]
@@ -26,41 +27,50 @@ def episode_grid(galleries: Sequence[Gallery], failure: bool) -> Figure:
     IoU in percent, the truth. Fills are the masks, lines their borders; pixels without a label are grey.
     """
     cases = [case for gallery in galleries for case in gallery.cases if case.failure == failure]
-    columns: list[Column] = [("support", _support), ("query", lambda axes, case: _image(axes, case.pictures["query"]))]
+    columns: list[Column] = [("support", _support), ("query", _query)]
     columns += [(f"{kind} prior", _prior(kind)) for kind in ("HPM", "SPM") if any(kind in case.pictures for case in cases)]
     columns += [(name.replace(" (", "\n("), _prediction(name)) for name in galleries[0].columns]
-    return _grid(cases, [*columns, ("truth", lambda axes, case: _masked(axes, case.pictures["query"], case.pictures["truth"], TRUTH))])
+    return _grid(cases, [*columns, ("truth", _truth)], ("query", "support"))
 
 
 def region_grid(galleries: Sequence[Gallery]) -> Figure:
     """The chosen episodes of galleries: query, prior SPM, the positions that the thresholds select in the subject's prior, truth."""
     taus = galleries[0].taus
     columns: list[Column] = [
-        ("query", lambda axes, case: _image(axes, case.pictures["query"])),
+        ("query", _query),
         ("SPM prior", _prior("SPM")),
         ("regions of the prior", _regions),
-        ("truth", lambda axes, case: _masked(axes, case.pictures["query"], case.pictures["truth"], TRUTH)),
+        ("truth", _truth),
     ]
     cases = [case for gallery in galleries for case in gallery.cases if not case.failure]
-    figure = _grid(cases, columns, 0.72 * PAGE)
+    figure = _grid(cases, columns, ("query",), 0.72 * PAGE, LEGEND)
     words = (f"foreground: above {taus['tau1']:g}", f"hard: {taus['tau3']:g} to {taus['tau4']:g}", f"background: below {taus['tau2']:g}")
     patches = [Patch(color=PAINT[name], alpha=OPACITY, label=text) for name, text in zip(REGIONS, words, strict=True)]
-    figure.legend(handles=patches, ncols=3, loc="outside lower center")
+    figure.legend(handles=patches, ncols=3, loc="lower center", borderaxespad=0.1)
     return figure
 
 
-def _grid(cases: Sequence[Case], columns: Sequence[Column], width: float = PAGE) -> Figure:
-    """Panels without axes, all of one width; the names of columns above, of classes at the left."""
-    heights = [min(TALLEST, max(_tall(case.pictures[name]) for name in ("query", "support"))) for case in cases]
-    panel = (width - 0.2) / len(columns)
-    figure = new_figure(width, panel * sum(heights) + 0.04 * len(cases) + 0.4)
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)  # type: ignore[union-attr, call-arg]
+def _grid(cases: Sequence[Case], columns: Sequence[Column], shapes: tuple[str, ...], width: float = PAGE, below: float = 0.02) -> Figure:
+    """Panels without axes, all of one width; the names of columns above, of classes at the left.
+
+    shapes: the pictures whose taller one gives a row its height; width, below: inches.
+
+    Placed by hand: matplotlib's layout engine takes seconds for so many panels.
+    """
+    panel = (width - LEFT - GAP * (len(columns) - 1)) / len(columns)
+    heights = [panel * min(TALLEST, max(_tall(case.pictures[name]) for name in shapes)) for case in cases]
+    above = LINE * (1.5 + max(title.count("\n") for title, _ in columns))
+    height = above + sum(heights) + GAP * (len(cases) - 1) + below
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(left=LEFT / width, right=1, bottom=below / height, top=1 - above / height)
+    figure.subplots_adjust(wspace=GAP / panel, hspace=GAP * len(cases) / sum(heights))
     panels = figure.subplots(len(cases), len(columns), squeeze=False, height_ratios=heights)
     for row, case in zip(panels, cases, strict=True):
         for axes, (_, draw) in zip(row, columns, strict=True):
             axes.set(xticks=[], yticks=[])
             axes.grid(visible=False)
             axes.spines[:].set_visible(False)
+            axes.set_anchor("N")  # so that titles stand in a line
             draw(axes, case)
         row[0].set_ylabel(case.name, labelpad=2)
     for axes, (title, _) in zip(panels[0], columns, strict=True):
@@ -96,6 +106,14 @@ def _support(axes: Axes, case: Case) -> None:
     _masked(axes, case.pictures["support"], case.pictures["mask"], SUPPORT)
 
 
+def _query(axes: Axes, case: Case) -> None:
+    _image(axes, case.pictures["query"])
+
+
+def _truth(axes: Axes, case: Case) -> None:
+    _masked(axes, case.pictures["query"], case.pictures["truth"], TRUTH)
+
+
 def _prior(kind: str) -> Callable[[Axes, Case], None]:
     def draw(axes: Axes, case: Case) -> None:
         axes.imshow(case.pictures[kind], cmap="cividis", vmin=0, vmax=255, interpolation="bilinear")
@@ -107,7 +125,8 @@ def _prediction(column: str) -> Callable[[Axes, Case], None]:
     def draw(axes: Axes, case: Case) -> None:
         _masked(axes, case.pictures["query"], case.pictures[f"of {column}"], PREDICTED)
         box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0}
-        axes.text(0.03, 0.04, f"{case.iou(column):.1f}", transform=axes.transAxes, fontsize=6, bbox=box)
+        intersection, union = case.scores[column]
+        axes.text(0.03, 0.04, f"{100 * intersection / union:.1f}" if union else "--", transform=axes.transAxes, fontsize=6, bbox=box)
 
     return draw
 

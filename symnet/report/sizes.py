@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from symnet.episode_counts import EpisodeCounts
 from symnet.report.style import PAGE, new_figure
 
-BINS = 8  # of equal numbers of episodes
+BINS, LEAST = 8, 10  # bins of equal numbers of episodes, at most; episodes of one, at least
 ROW = 3  # panels
 
 
@@ -17,23 +18,22 @@ def size_scatter(rounds: Mapping[str, Sequence[EpisodeCounts]], scoring: str) ->
 
     rounds: by row of the table, all that were tested. Object sizes are shares of the image in percent, on a log axis.
     """
-    found = {
-        row if len(own[0].outputs) == 1 else f"{row} ({output})": points(own, scoring, output)
-        for row, own in rounds.items()
-        for output in sorted(own[0].outputs)
-    }
+    found = {name: points(own, scoring, output) for row, own in rounds.items() for output, name in own[0].named(row).items()}
     lines = -(-len(found) // ROW)
     figure = new_figure(PAGE, 2.3 * lines)
     panels = figure.subplots(lines, min(ROW, len(found)), squeeze=False, sharex=True, sharey=True)
     for axes in panels.ravel()[len(found) :]:
         axes.set_axis_off()
     for axes, (name, (sizes, ious)) in zip(panels.ravel(), found.items(), strict=False):
-        axes.plot(sizes, ious, ".", color="C0", alpha=min(0.5, 60 / len(sizes)), markersize=2.5, markeredgewidth=0, rasterized=True)
+        faint = min(0.6, max(0.1, 200 / len(sizes)))
+        axes.plot(sizes, ious, ".", color="C0", alpha=faint, markersize=4, markeredgewidth=0, rasterized=True)
         middle, low, median, high = binned(sizes, ious)
         axes.fill_between(middle, low, high, color="C1", alpha=0.25, linewidth=0)
         axes.plot(middle, median, color="C1", marker="o", markersize=2.5)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(name)
     figure.supxlabel("object, % of the image", fontsize=8)
     figure.supylabel("IoU, %", fontsize=8)
@@ -51,6 +51,6 @@ def points(rounds: Sequence[EpisodeCounts], scoring: str, output: str) -> tuple[
 def binned(sizes: np.ndarray, ious: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of bins of equal numbers of episodes, by size: the median size, and the quartiles of IoU, low, median and high."""
     order = np.argsort(sizes, kind="stable")
-    pieces = [piece for piece in np.array_split(order, BINS) if len(piece)]
+    pieces = np.array_split(order, min(BINS, max(1, len(order) // LEAST)))
     quartiles = np.array([np.percentile(ious[piece], (25, 50, 75)) for piece in pieces])
     return np.array([np.median(sizes[piece]) for piece in pieces]), *quartiles.T
