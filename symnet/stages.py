@@ -79,7 +79,7 @@ _PLUMBING = {
         f"symnet.{name}"
         for name in (
             *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "lease", "methods", "overlays", "prefetch"),
-            *("progress", "protocols", "surroundings", "system", "watch"),
+            *("progress", "protocols", "stages", "surroundings", "system", "watch"),
         )
     ),
     "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own
