@@ -236,12 +236,14 @@ def test_plumbing_reruns_nothing(name: str, hashes: Any) -> None:
         ("symnet.evaluate", {"evaluate-symnet", "evaluate-prototype"}),
         ("symnet.records", {"records"}),
         ("symnet.methods.prototype", {"evaluate-prototype"}),
-        ("symnet.methods.symnet", {"train-symnet", "evaluate-symnet"}),
-        ("symnet.model.correlation", {"records", "train-symnet", "evaluate-symnet"}),
-        ("symnet.model.decoder", {"train-symnet", "evaluate-symnet"}),
+        ("symnet.methods.symnet", {"train-symnet", "evaluate-symnet", "gallery"}),
+        ("symnet.model.correlation", {"records", "train-symnet", "evaluate-symnet", "gallery"}),
+        ("symnet.model.decoder", {"train-symnet", "evaluate-symnet", "gallery"}),
+        ("symnet.gallery", {"gallery"}),
+        ("symnet.report.grids", {"figures"}),
         (
             "symnet.data.transforms",
-            {"base", "features_test", "features_train", "records", "train-symnet", "evaluate-symnet", "evaluate-prototype"},
+            {"base", "features_test", "features_train", "records", "train-symnet", "evaluate-symnet", "evaluate-prototype", "gallery"},
         ),
     ],
 )

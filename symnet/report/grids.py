@@ -30,7 +30,7 @@ def episode_grid(galleries: Sequence[Gallery], failure: bool) -> Figure:
     columns: list[Column] = [("support", _support), ("query", _query)]
     columns += [(f"{kind} prior", _prior(kind)) for kind in ("HPM", "SPM") if any(kind in case.pictures for case in cases)]
     columns += [(name.replace(" (", "\n("), _prediction(name)) for name in galleries[0].columns]
-    return _grid(cases, [*columns, ("truth", _truth)], ("query", "support"))
+    return _grid(cases, [*columns, ("truth", _truth)])
 
 
 def region_grid(galleries: Sequence[Gallery]) -> Figure:
@@ -43,22 +43,21 @@ def region_grid(galleries: Sequence[Gallery]) -> Figure:
         ("truth", _truth),
     ]
     cases = [case for gallery in galleries for case in gallery.cases if not case.failure]
-    figure = _grid(cases, columns, ("query",), 0.72 * PAGE, LEGEND)
+    figure = _grid(cases, columns, 0.72 * PAGE, LEGEND)
     words = (f"foreground: above {taus['tau1']:g}", f"hard: {taus['tau3']:g} to {taus['tau4']:g}", f"background: below {taus['tau2']:g}")
     patches = [Patch(color=PAINT[name], alpha=OPACITY, label=text) for name, text in zip(REGIONS, words, strict=True)]
     figure.legend(handles=patches, ncols=3, loc="lower center", borderaxespad=0.1)
     return figure
 
 
-def _grid(cases: Sequence[Case], columns: Sequence[Column], shapes: tuple[str, ...], width: float = PAGE, below: float = 0.02) -> Figure:
-    """Panels without axes, all of one width; the names of columns above, of classes at the left.
+def _grid(cases: Sequence[Case], columns: Sequence[Column], width: float = PAGE, below: float = 0.02) -> Figure:
+    """Panels without axes, all of one width, rows as high as their queries; the names of columns above, of classes at the left.
 
-    shapes: the pictures whose taller one gives a row its height; width, below: inches.
-
-    Placed by hand: matplotlib's layout engine takes seconds for so many panels.
+    width, below: inches. Placed by hand: matplotlib's layout engine takes seconds for so many panels.
     """
     panel = (width - LEFT - GAP * (len(columns) - 1)) / len(columns)
-    heights = [panel * min(TALLEST, max(_tall(case.pictures[name]) for name in shapes)) for case in cases]
+    shapes = [case.pictures["query"].shape for case in cases]
+    heights = [panel * min(TALLEST, shape[0] / shape[1]) for shape in shapes]
     above = LINE * (1.5 + max(title.count("\n") for title, _ in columns))
     height = above + sum(heights) + GAP * (len(cases) - 1) + below
     figure = Figure(figsize=(width, height))
@@ -72,14 +71,11 @@ def _grid(cases: Sequence[Case], columns: Sequence[Column], shapes: tuple[str, .
             axes.spines[:].set_visible(False)
             axes.set_anchor("N")  # so that titles stand in a line
             draw(axes, case)
-        row[0].set_ylabel(case.name, labelpad=2)
+        place = row[0].get_position(original=True)  # whatever the shape of the picture in it
+        figure.text(LEFT / width / 2, (place.y0 + place.y1) / 2, case.name, rotation=90, ha="center", va="center", fontsize=7)
     for axes, (title, _) in zip(panels[0], columns, strict=True):
         axes.set_title(title, fontsize=7, pad=3)
     return figure
-
-
-def _tall(picture: np.ndarray) -> float:
-    return float(picture.shape[0] / picture.shape[1])
 
 
 def _image(axes: Axes, picture: np.ndarray) -> None:
