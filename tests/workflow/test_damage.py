@@ -146,6 +146,6 @@ def test_every_kind_is_here(results: Path) -> None:
         "shapes/*/*.json",
         "shapes/*/*.h5",
     ]
-    kinds += ["shapes/*/model.safetensors", "shapes/*/base.safetensors", "shapes/*/overlays/*.png"]
+    kinds += ["shapes/*/model.safetensors", "shapes/*/base.safetensors", "shapes/*/overlays/*.png", "shapes/*/gallery/*.safetensors"]
     files = [path.relative_to(results) for path in results.rglob("*") if path.is_file()]
     assert [str(path) for path in files if not any(fnmatchcase(path.as_posix(), one) for one in (*none, *kinds))] == []
