@@ -76,3 +76,8 @@ def lists_folder(root: Path, dataset: str, fold: int) -> Path:
 def record_set(folder: Path, part: str, shot: int | str, seed: int | str) -> Path:
     """A round's record set; `folder` is `records` of a fold."""
     return folder / part / f"shot{shot}" / f"seed{seed}.json"
+
+
+def gallery_file(folder: Path, shot: int | str) -> Path:
+    """What the rows of a fold saw of the episodes that figures show; `folder` is the fold's."""
+    return folder / "gallery" / f"shot{shot}" / "episodes.safetensors"

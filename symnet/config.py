@@ -352,6 +352,19 @@ class EvaluateSettings(Section):
     precision: PrecisionName = Field("float32", description="number format of the head's products while testing; as train.precision")
 
 
+class GallerySettings(Section):
+    """Test episodes that figures show: supports, priors, and the predictions of rows side by side. No number depends on them."""
+
+    seed: int | None = Field(None, ge=0, description="test round that they are of; null: the first of seeds")
+    rows: tuple[Name, ...] = Field((), description="rows that are shown, in this order; none: all of methods")
+    subject: Name | None = Field(None, description="row whose failures and regions of tau are shown; null: the last of rows")
+    classes: int = Field(2, ge=0, description="classes of a fold of which the first episode of the round is shown")
+    episodes: dict[int, tuple[int, ...]] = Field(
+        {}, description="fold to numbers of episodes (from 0, in the round), to be shown in place of the first ones"
+    )
+    failures: int = Field(1, ge=0, description="episodes of each class with the lowest IoU of the subject's best output, shown as failures")
+
+
 class Settings(Section):
     """All that a stage may depend on, for one data set and fold."""
 
@@ -370,6 +383,7 @@ class Settings(Section):
     hsnet: HSNetSettings = HSNetSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    gallery: GallerySettings = GallerySettings()
 
 
 SECTIONS = tuple(Settings.model_fields)

@@ -36,6 +36,10 @@ class EpisodeCounts:
     classes: tuple[str, ...]  # its class, by name
     counts: np.ndarray
 
+    def named(self, row: str) -> dict[str, str]:
+        """Output to its name in the tables: the row's own where there is one output, else `symnet (meta)`; in the tables' order."""
+        return {output: row if len(self.outputs) == 1 else f"{row} ({output})" for output in sorted(self.outputs)}
+
     def of(self, scoring: str, output: str) -> np.ndarray:
         """int64 [E, 4]: tp, fp, fn, tn."""
         return self.counts[SCORINGS.index(scoring), self.outputs.index(output)]

@@ -48,8 +48,9 @@ def _all(plan: Plan) -> Iterator[Job]:
     expected = json.loads(json.dumps(plan.expected()))
     note = Note(settings=expected, code=plan.code_of("tables"), options={"published": plan.published_mark()})
     yield Job("tables", tuple(tables), note, inputs)
-    figures = [Path(path) for end in (".pdf", ".png") for path in plan.figure_files(end)]
-    yield Job("figures", tuple(figures), Note(settings=expected, code=plan.code_of("figures")), after=tuple(tables))
+    figures = [Path(path) for end in (".pdf", ".png") for path in plan.figures.files(end)]
+    shown = tuple(map(Path, (*plan.figures.galleries(), *plan.episode_files())))
+    yield Job("figures", tuple(figures), Note(settings=expected, code=plan.code_of("figures")), after=(*tables, *shown))
     yield Job("track", (plan.folder / "tracking.json",), Note(code=plan.code_of("track")), after=tuple(tables))
 
 
@@ -84,8 +85,8 @@ def _fold(plan: Plan, dataset: str, fold: int) -> Iterator[Job]:
 
     base = folder / "base.safetensors"
     weights = mark(weights_path(settings.backbone, plan.experiment.root))
-    read = Path(plan.base_list(dataset, fold))
-    yield Job("base", (base, base.with_suffix(".json")), note("base", weights=weights), (read,))
+    images = Path(plan.base_list(dataset, fold))
+    yield Job("base", (base, base.with_suffix(".json")), note("base", weights=weights), (images,))
     for split in SPLITS:
         for path in plan.cache_file(split, dataset, fold):
             yield Job(f"features_{split}", (Path(path),), note(f"features_{split}"), (lists / f"{split}.csv", base))
@@ -97,6 +98,12 @@ def _fold(plan: Plan, dataset: str, fold: int) -> Iterator[Job]:
             sets = tuple(record_set(folder / "records", part, shot, seed) for seed in plan.seeds)
             features = tuple(map(Path, plan.cache_file("test", dataset, fold)))
             yield Job("records", sets, note("records", seeds=seeds, part=part), (*rounds, base, *features))
+        choice = plan.figures.choice(dataset, fold)
+        if not choice.empty:
+            read = (*map(Path, plan.figures.inputs(dataset, fold, shot)), lists / "test.csv")
+            yield Job(
+                "gallery", (plan.figures.gallery(dataset, fold, shot),), Note(code=plan.code_of("gallery"), options=choice.options()), read
+            )
 
 
 def _cell(plan: Plan, cell: Cell) -> Iterator[Job]:

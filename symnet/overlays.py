@@ -21,6 +21,7 @@ from symnet.data.episodes import Episode
 from symnet.data.images import IGNORE, Pixels
 from symnet.data.readers import Reader
 from symnet.errors import UserError, one_line
+from symnet.shown import first_of_classes
 
 STAGE = "overlays"
 PICTURES, SUPPORTS = 4, 5  # of a cell; shown of an episode
@@ -36,7 +37,7 @@ def draw_overlays(folder: Path, episodes: Sequence[Episode], predict: Predict, r
     """Draw into `folder`, and remove what earlier tests left there. metrics: the metric file of the round."""
     made_by = Provenance(stage=STAGE, inputs={"metrics": file_digest(metrics)})
     written = set()
-    for place in chosen(episodes):
+    for place in first_of_classes(episodes, PICTURES):
         episode = episodes[place]
         name = names[episode.class_index - 1]
         path = folder / f"{place:05d}-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.png"
@@ -44,14 +45,6 @@ def draw_overlays(folder: Path, episodes: Sequence[Episode], predict: Predict, r
         written.add(path)
     for old in set(folder.glob("*.png")) - written:
         old.unlink()
-
-
-def chosen(episodes: Sequence[Episode]) -> list[int]:
-    """The episodes that are drawn, by number."""
-    first: dict[int, int] = {}
-    for place, episode in enumerate(episodes):
-        first.setdefault(episode.class_index, place)
-    return list(first.values())[:PICTURES]
 
 
 def _panels(episode: Episode, predict: Callable[[tuple[int, int]], dict[str, Pixels]], reader: Reader) -> list[Panel]:

@@ -20,6 +20,7 @@ from symnet.config import Settings
 from symnet.data.catalogue import CATALOGUE, load_catalogue
 from symnet.data.folds import refresh_folds
 from symnet.experiment import Experiment, make_experiment
+from symnet.figure_plan import FigurePlan
 from symnet.methods import METHODS
 from symnet.provision import NEEDS, Need, Provision
 from symnet.report import PUBLISHED, PUBLISHED_RESULTS, PUBLISHED_SETS
@@ -38,6 +39,7 @@ class Plan:
         self.datasets = list(self.experiment.datasets)
         self.shots, self.seeds = list(self.experiment.shots), list(self.experiment.seeds)
         self.rows = list(self.experiment.methods)
+        self.figures = FigurePlan(self)
         catalogue = load_catalogue(Path(os.environ.get("SYMNET_CATALOGUE") or CATALOGUE))
         self.provision = Provision(self.experiment.root, catalogue, self.experiment.download)
         if write:
@@ -89,12 +91,9 @@ class Plan:
         detail = ["scorings", *(f"classes-{dataset}-{shot}shot" for dataset in self.datasets for shot in self.shots)]
         return [str(self.folder / "tables" / f"{name}{end}") for end in ends for name in names + detail * (end != ".csv")]
 
-    def figure_files(self, end: str) -> list[str]:
-        """The figures of the experiment in one format, .pdf or .png."""
-        trained = any(METHODS[self.method_of(row)].trained for row in self.rows)
-        names = ["classes", *["curves"] * trained, *self.experiment.tables]
-        of = [f"{dataset}-{shot}shot" for dataset in self.datasets for shot in self.shots]
-        return [str(self.folder / "figures" / f"{name}-{one}{end}") for name in names for one in of]
+    def episode_files(self) -> list[str]:
+        """What every round counted of each of its episodes."""
+        return [str(cell.episodes(self.folder, seed)) for cell in self.cells() for seed in self.seeds]
 
     def slice_path(self, stage: str, dataset: str = "", fold: int | str | None = None, row: str = "") -> str:
         """The JSON that holds what a job depends on."""
@@ -276,6 +275,7 @@ class Plan:
             "groups": self.experiment.groups,
             "rows": {row: self.method_of(row) for row in self.rows},
             "published": self._published(),
+            "galleries": [str(Path(path).relative_to(self.folder)) for path in self.figures.galleries()],
             "scorings": {dataset: self.settings(dataset).protocol.scoring for dataset in self.datasets},
         }
 

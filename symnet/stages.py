@@ -65,6 +65,7 @@ STAGES = {
         ("data", "protocol", "pixels.size", "pixels.antialias", *_NETWORK, "features.cache_test", "features.precision", "evaluate"),
         method=True,
     ),
+    "gallery": Stage("symnet.gallery", ()),
     "tables": Stage("symnet.report.tables", ()),
     "figures": Stage("symnet.report.figures", ()),
     "track": Stage("symnet.tracking", ()),
@@ -78,7 +79,7 @@ _PLUMBING = {
         f"symnet.{name}"
         for name in (
             *("artifacts", "backbones", "cells", "config", "errors", "experiment", "journal", "lease", "methods", "overlays", "prefetch"),
-            *("progress", "protocols", "surroundings", "system", "watch"),
+            *("progress", "protocols", "stages", "surroundings", "system", "watch"),
         )
     ),
     "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own

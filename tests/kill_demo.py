@@ -120,7 +120,8 @@ def differences(victim: Victim, reference: Victim) -> list[str]:
 def files(victim: Victim) -> dict[str, bytes]:
     """Tables, counts and metric files."""
     root = victim.results
-    found = [*root.glob("tables/*"), *root.glob("*/counts.*"), *root.glob("*/*/fold*/*/shot*/seed*.json")]
+    found = [*root.glob("tables/*"), *root.glob("*/counts.*"), *root.glob("*/*/fold*/*/shot*/seed*")]
+    found += root.glob("*/*/fold*/gallery/*/*")
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(found)}
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PROFILE: dict[str, Any] = yaml.safe_load((ROOT / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
 TABLE = PROFILE["set-resources"]
 SMALL = {"make_folds", "count_images", "make_episodes"}  # `default-resources` are enough
-GPU = {"train_base", "cache_features", "make_records", "train_method", "evaluate_method"}
+GPU = {"train_base", "cache_features", "make_records", "train_method", "evaluate_method", "make_gallery"}
 
 
 def rules() -> dict[str, str]:

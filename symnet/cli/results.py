@@ -8,12 +8,30 @@ from typing import Annotated, Any
 
 import typer
 
-from symnet.artifacts import Provenance, file_digest, write_json
+from symnet.artifacts import Provenance, digest, file_digest, write_json
 from symnet.cells import Cell
-from symnet.cli.app import RESULTS, START, Config, DryRun, Out, Results, Set, app, track
-from symnet.cli.jobs import preview
+from symnet.cli.app import (
+    RESULTS,
+    START,
+    Backbone,
+    Config,
+    Dataset,
+    Device,
+    DryRun,
+    Fold,
+    FoldLists,
+    Out,
+    Results,
+    Set,
+    Shot,
+    Store,
+    Threads,
+    app,
+    track,
+)
+from symnet.cli.jobs import data_root, preview, store_of, use_device
 from symnet.errors import EXIT_FOUND, UserError
-from symnet.made import Note, keep, sums
+from symnet.made import Note, keep, place, sums
 from symnet.methods import METHODS
 from symnet.stages import code_hash, code_of, read_resolved
 
@@ -50,8 +68,53 @@ def tables(
 
 
 @app.command(rich_help_panel=RESULTS)
+def gallery(
+    dataset: Dataset,
+    backbone: Backbone,
+    fold: Fold,
+    shot: Shot,
+    rows: Annotated[str, typer.Option(help="Rows of the tables that are shown, joined by commas.")],
+    subject: Annotated[str, typer.Option(help="The one of them whose failures and regions are shown.")],
+    seed: Annotated[int, typer.Option(min=0, help="Test round that the episodes are of.")],
+    list_: FoldLists,
+    results: Results,
+    out: Out,
+    episodes: Annotated[str, typer.Option(help="first:N, of each of N classes, or numbers from 0 in the round: 3,17.")] = "first:2",
+    failures: Annotated[int, typer.Option(min=0, help="Worst episodes of each class.")] = 1,
+    store: Store = None,
+    device: Device = "auto",
+    threads: Threads = 1,
+    dry_run: DryRun = False,
+) -> None:
+    """Pass the episodes that figures show through the rows of a tested fold, and keep what they saw of them: pictures, priors, predictions.
+
+    Example: symnet gallery --results results/demo --dataset shapes --backbone efficientnet_lite0 --fold 0 --shot 1
+    --rows prototype,symnet --subject symnet --seed 510 --list results/demo/shapes/lists/fold0/test.csv --out episodes.safetensors
+    """
+    from symnet.gallery import make_gallery
+    from symnet.predict import find_run
+    from symnet.shown import Choice, files_of
+
+    choice = Choice(tuple(rows.split(",")), subject, seed, episodes, failures)
+    if subject not in choice.rows:
+        raise UserError(f"--subject: found '{subject}', allowed: what --rows lists ({rows})")
+    cells = [Cell(dataset, backbone, fold, row, shot) for row in choice.rows]
+    if dry_run:
+        preview([list_, store, *(cell.episodes(results, seed) for cell in cells)], [out])
+    runs = {cell: find_run(cell.folder(results)) for cell in cells}
+    read = sums([*files_of(results, {cell: run.method for cell, run in runs.items()}, seed), list_])
+    note = Note(code=code_of("gallery"), inputs=read, options=choice.options())
+    inputs = {place(results, Path(name)): sha for name, sha in read.items()}
+    made_by = Provenance(stage="gallery", settings=digest(choice.options()), code=code_hash("gallery"), inputs=inputs)
+    settings = next(iter(runs.values())).settings
+    images = store_of(store, test=list_)
+    make_gallery(list(runs.values()), choice, out, data_root(settings, results), use_device(device, threads), made_by, images)
+    keep(out, "gallery", note)
+
+
+@app.command(rich_help_panel=RESULTS)
 def figures(config: Config, results: Results, out: Out, dry_run: DryRun = False) -> None:
-    """Draw the experiment's figures, PDF and PNG: IoU by class, its own tables as charts, training curves.
+    """Draw the experiment's figures, PDF and PNG: IoU by class and by size, its own tables as charts, training curves, episodes.
 
     Example: symnet figures --config config/demo.yaml --results results/demo --out results/demo/figures
     """
@@ -63,7 +126,8 @@ def figures(config: Config, results: Results, out: Out, dry_run: DryRun = False)
         preview([results / "tables"], [out])
     trained = [row for row, method in expected["rows"].items() if METHODS[method].trained]
     note = Note(settings=expected, code=code_of("figures"))
-    for path in make_figures(results, out, cells, list(expected["tables"]), expected["scorings"], trained):
+    shown = [results / path for path in expected["galleries"]]
+    for path in make_figures(results, out, cells, expected["seeds"], shown, list(expected["tables"]), expected["scorings"], trained):
         print(path)
     keep(out / "figures.pdf", "figures", note)
 

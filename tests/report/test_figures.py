@@ -7,13 +7,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from symnet.artifacts import read_json
+from symnet.artifacts import Provenance, read_json
+from symnet.cases import write_gallery
 from symnet.cells import Cell
+from symnet.episode_counts import write_episode_counts
 from symnet.journal import Journal, Run, read_journal
 from symnet.report.charts import ablation_bars, class_bars, training_curves
 from symnet.report.figures import make_figures
 from symnet.report.style import save_figure, style
 from symnet.report.tables import make_tables
+from tests.report.test_grids import gallery
+from tests.report.test_sizes import episode_counts
 from tests.report.test_tables import SEEDS, write_round
 
 CELLS = [Cell("pascal5i", "resnet50", fold, method, 1) for fold in range(2) for method in ("prototype", "symnet")]
@@ -26,7 +30,9 @@ def root(tmp_path: Path) -> Path:
         names = ("cat", "dog") if cell.fold == 0 else ("bus", "cow")
         for k, seed in enumerate(SEEDS):
             iou = {name: 30 + 10 * i + 5 * cell.fold + 20 * (cell.method == "symnet") + 2 * k for i, name in enumerate(names)}
-            write_round(tmp_path, cell, seed, {"prediction": iou} if cell.method == "prototype" else {"meta": iou}, classes=list(names))
+            output = "prediction" if cell.method == "prototype" else "meta"
+            write_round(tmp_path, cell, seed, {output: iou}, classes=list(names))
+            write_episode_counts(cell.episodes(tmp_path, seed), episode_counts((output,), k), Provenance(stage="evaluate"))
         if cell.method == "symnet":
             journal = Journal(cell.journal(tmp_path), "run", {}, {})
             for step in (10, 20, 30):
@@ -77,9 +83,13 @@ def test_curves_are_means_of_folds_in_their_band(root: Path) -> None:
 
 
 def test_every_figure_is_written_in_both_formats_and_the_same_twice(root: Path) -> None:
+    shown = [root / f"gallery{fold}.safetensors" for fold in (0, 1)]
+    for fold, path in enumerate(shown):
+        write_gallery(path, gallery(fold), Provenance(stage="gallery"))
     for folder in ("figures", "again"):
-        make_figures(root, root / folder, CELLS, [], {"pascal5i": "padded"}, ["symnet"])
-    names = {f"{name}-pascal5i-1shot{end}" for name in ("classes", "curves") for end in (".pdf", ".png")}
+        make_figures(root, root / folder, CELLS, SEEDS, shown, [], {"pascal5i": "padded"}, ["symnet"])
+    charts = [f"{name}-pascal5i-1shot" for name in ("classes", "sizes", "curves", "episodes", "regions")]
+    names = {f"{name}{end}" for name in (*charts, *(f"failures-pascal5i-fold{fold}-1shot" for fold in (0, 1))) for end in (".pdf", ".png")}
     assert {path.name for path in (root / "figures").iterdir()} == {*names, "figures.json"}
     for name in names:
         assert (root / "figures" / name).read_bytes() == (root / "again" / name).read_bytes()

@@ -11,6 +11,7 @@ import pytest
 from symnet.artifacts import Provenance, read_json
 from symnet.artifacts import read_manifest as read_files
 from symnet.base_learner import load_base
+from symnet.cases import read_gallery
 from symnet.checkpoint import load_tensors
 from symnet.data import stored as stored_images
 from symnet.data.episodes import read_manifest
@@ -20,6 +21,7 @@ from symnet.data.readers import open_reader
 from symnet.data.store import make_store
 from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
+from symnet.episode_counts import read_episode_counts
 from symnet.errors import UserError
 from symnet.experiment import make_experiment
 from symnet.features import FeatureCache
@@ -33,7 +35,7 @@ from tests.workflow.conftest import TINY, Project
 pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
 
 FOLD, LISTS = "shapes/efficientnet_lite0/fold0", "shapes/lists/fold0"
-CELL = f"{FOLD}/symnet/shot1"
+CELL, GALLERY = f"{FOLD}/symnet/shot1", f"{FOLD}/gallery/shot1/episodes.safetensors"
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ KINDS = {
     "shard of records": Kind(f"{FOLD}/records/tdc/shot1/seed7-*/*.h5", records),
     "model": Kind(f"{CELL}/model.safetensors", lambda root: load_tensors(root / CELL / "model.safetensors", "train")),
     "metrics": Kind(f"{CELL}/seed7.json", lambda root: read_round(root / CELL / "seed7.json")),
+    "counts of episodes": Kind(f"{CELL}/seed7-episodes.csv", lambda root: read_episode_counts(root / CELL / "seed7-episodes.csv")),
+    "gallery": Kind(GALLERY, lambda root: read_gallery(root / GALLERY)),
     "picture": Kind(f"{CELL}/overlays/*.png", lambda root: read_overlay(sorted((root / CELL / "overlays").iterdir())[0])),
     "table": Kind("tables/main.csv", lambda root: format_table(root / "tables/main.csv")),
     "table for a paper": Kind("tables/main.tex", lambda root: read_files(root / "tables/tables.json", "tables")),
@@ -142,6 +146,6 @@ def test_every_kind_is_here(results: Path) -> None:
         "shapes/*/*.json",
         "shapes/*/*.h5",
     ]
-    kinds += ["shapes/*/model.safetensors", "shapes/*/base.safetensors", "shapes/*/overlays/*.png"]
+    kinds += ["shapes/*/model.safetensors", "shapes/*/base.safetensors", "shapes/*/overlays/*.png", "shapes/*/gallery/*.safetensors"]
     files = [path.relative_to(results) for path in results.rglob("*") if path.is_file()]
     assert [str(path) for path in files if not any(fnmatchcase(path.as_posix(), one) for one in (*none, *kinds))] == []

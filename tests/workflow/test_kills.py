@@ -27,6 +27,7 @@ STAGES = {
     f"{FOLD}/make_records-tdc-shot1.log": f"{FOLD}/records/tdc/shot1/seed7.json",
     f"{FOLD}/symnet/train-shot1.log": f"{FOLD}/symnet/shot1/model.safetensors",
     f"{FOLD}/symnet/evaluate-shot1.log": f"{FOLD}/symnet/shot1/seed7.json",
+    f"{FOLD}/make_gallery-shot1.log": f"{FOLD}/gallery/shot1/episodes.safetensors",
     "make_tables.log": "tables/main.csv",
     "sync_tracking.log": "tracking.json",
 }

@@ -24,10 +24,14 @@ def report(finished: Project) -> Path:
 
 def test_everything_is_in_one_file(report: Path) -> None:
     text = report.read_text()
-    for name in ("main.html", "paper-shapes.html", "classes-shapes-1shot.png", "curves-shapes-1shot.png", "counts.txt"):
+    figures = [f"{name}-shapes-1shot.png" for name in ("classes", "curves", "sizes", "episodes", "regions")]
+    figures += [f"failures-shapes-fold{fold}-1shot.png" for fold in (0, 1)]
+    for name in ("main.html", "paper-shapes.html", "counts.txt", *figures):
         assert name in text
     assert not re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//", text)
-    assert "Bars end at the mean over seeds" in text  # captions are in it
+    captions = ("Bars end at the mean over seeds", "shapes: round of seed 7; failures are of each class the episode")
+    for words in captions:
+        assert words in text
 
 
 def test_a_browser_shows_it_whole_and_without_a_network(report: Path, page: Page) -> None:

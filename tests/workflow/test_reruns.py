@@ -66,7 +66,7 @@ def test_a_comment_in_the_experiment_file_reruns_nothing(project: Project) -> No
 
 def test_a_fold_s_own_setting_reruns_that_fold(project: Project) -> None:
     project.configure(edited(folds={1: {"train": {"lr": 0.01}}}))
-    assert project.planned() == {"train_method": 1, "evaluate_method": 1, **REPORT}
+    assert project.planned() == {"train_method": 1, "evaluate_method": 1, "make_gallery": 1, **REPORT}
     assert "fold=1" in project.told
     assert "fold=0" not in project.told
 
@@ -74,19 +74,19 @@ def test_a_fold_s_own_setting_reruns_that_fold(project: Project) -> None:
 def test_a_fold_s_base_learner_reruns_all_of_that_fold(project: Project) -> None:
     project.configure(edited(folds={0: {"base": {"lr": 0.001}}}))
     assert project.planned() == {
-        **{"train_base": 1, "cache_features": 2, "make_records": 2, "train_method": 1, "evaluate_method": 2},
+        **{"train_base": 1, "cache_features": 2, "make_records": 2, "train_method": 1, "evaluate_method": 2, "make_gallery": 1},
         **REPORT,
     }
 
 
 def test_the_learning_rate_reruns_training_and_on(project: Project) -> None:
     project.configure(edited(train={"lr": 0.01}))
-    assert project.planned() == {"train_method": 2, "evaluate_method": 2, **REPORT}
+    assert project.planned() == {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}
 
 
 def test_selection_on_the_test_fold_reads_that_fold_s_test_files(project: Project) -> None:
     project.configure(edited(protocol={"selection": "test_best"}))
-    assert project.planned() == {"train_method": 2, "evaluate_method": 4, **REPORT}
+    assert project.planned() == {"train_method": 2, "evaluate_method": 4, "make_gallery": 2, **REPORT}
     commands = project.snakemake("-n", "-p").stdout
     assert sorted(re.findall(r"--test-(?:list|features) (\S+)", commands)) == [
         *(f"results/tiny/shapes/efficientnet_lite0/fold{fold}/features_test.json" for fold in range(2)),
@@ -98,24 +98,32 @@ def test_an_image_store_is_made_and_reruns_nothing(project: Project) -> None:
     project.configure(edited(store={"images": True}))
     assert project.planned() == {"make_store": 1}
     project.configure(edited(store={"images": True}, train={"lr": 0.01}))
-    assert project.planned() == {"make_store": 1, "train_method": 2, "evaluate_method": 2, **REPORT}
-    assert project.snakemake("-n", "-p").stdout.count("--store results/tiny/shapes/store.json") == 4
+    assert project.planned() == {"make_store": 1, "train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}
+    assert project.snakemake("-n", "-p").stdout.count("--store results/tiny/shapes/store.json") == 6
 
 
 def test_more_episodes_rerun_evaluation(project: Project) -> None:
     project.configure(edited(protocol={"episodes": 5}))
-    assert project.planned() == {"make_episodes": 2, "make_records": 4, "evaluate_method": 4, **REPORT}
+    assert project.planned() == {"make_episodes": 2, "make_records": 4, "evaluate_method": 4, "make_gallery": 2, **REPORT}
+
+
+def test_other_episodes_are_shown_without_testing_any(project: Project) -> None:
+    project.configure(edited(gallery={"episodes": {1: [2, 3]}}))
+    assert project.planned() == {"make_gallery": 1, "make_figures": 1}
+    assert "fold=1" in project.told
+    project.configure(edited(gallery={"failures": 2, "subject": "prototype"}))
+    assert project.planned() == {"make_gallery": 2, "make_figures": 1}
 
 
 def test_records_switched_off_rerun_the_tests_that_read_them(project: Project) -> None:
     project.configure(edited(features={"records": False}))
-    assert project.planned() == {"evaluate_method": 2, **REPORT}
+    assert project.planned() == {"evaluate_method": 2, "make_gallery": 2, **REPORT}
     assert "method=prototype" not in project.told
 
 
 def test_a_new_seed_asks_for_its_records(project: Project) -> None:
     project.configure({**TINY, "seeds": [7, 8, 9]})  # the jobs find the other seeds' shards: tests/test_records.py
-    assert project.planned() == {"make_episodes": 2, "make_records": 4, "evaluate_method": 4, **REPORT}
+    assert project.planned() == {"make_episodes": 2, "make_records": 4, "evaluate_method": 4, "make_gallery": 2, **REPORT}
 
 
 @pytest.mark.parametrize(
@@ -123,9 +131,11 @@ def test_a_new_seed_asks_for_its_records(project: Project) -> None:
     [
         ("symnet/report/tables.py", REPORT),
         ("symnet/cli/learn.py", {}),
-        ("symnet/model/decoder.py", {"train_method": 2, "evaluate_method": 2, **REPORT}),
-        ("symnet/records.py", {"make_records": 4, "evaluate_method": 2, **REPORT}),
-        ("symnet/methods/prototype.py", {"evaluate_method": 2, **REPORT}),
+        ("symnet/model/decoder.py", {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}),
+        ("symnet/records.py", {"make_records": 4, "evaluate_method": 2, "make_gallery": 2, **REPORT}),
+        ("symnet/methods/prototype.py", {"evaluate_method": 2, "make_gallery": 2, **REPORT}),
+        ("symnet/gallery.py", {"make_gallery": 2, "make_figures": 1}),
+        ("symnet/report/grids.py", {"make_figures": 1}),
         ("symnet/backbones/resnet.py", {}),
     ],
 )
@@ -141,7 +151,7 @@ def test_an_edit_reruns_the_stages_that_use_the_module(project: Project, module:
 def test_one_changed_image_reruns_its_folds_alone(project: Project) -> None:
     with project.inverted_image():
         # the list itself changed: episodes name images only, so the same manifests come out, and are tested on the new features
-        jobs = {"count_images": 1, "make_episodes": 1, "cache_features": 1, "make_records": 2, "evaluate_method": 2}
+        jobs = {"count_images": 1, "make_episodes": 1, "cache_features": 1, "make_records": 2, "evaluate_method": 2, "make_gallery": 1}
         assert project.planned() == {**jobs, **REPORT}
         assert "fold=0" not in project.told
     assert project.planned() == {}  # the list is as it was, byte by byte

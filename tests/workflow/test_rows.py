@@ -25,7 +25,7 @@ def test_a_row_is_trained_alone_and_stands_in_its_table(own: Project) -> None:
     rows = {"tdc": {"prior": "pfenet", "apa": False}, "spm": {"apa": False, "tdc": False}}
     own.configure(with_rows(**rows))
     jobs = {"make_records": 2, "train_method": 4, "evaluate_method": 4}  # two rows, two folds, the prior `pfenet`; nothing of the others
-    assert own.planned() == {**jobs, **REPORT}
+    assert own.planned() == {**jobs, "make_gallery": 2, **REPORT}
     own.run()
     assert own.planned() == {}
     with open(own.results / "tables" / "modules.csv") as file:
@@ -37,7 +37,7 @@ def test_a_row_is_trained_alone_and_stands_in_its_table(own: Project) -> None:
     assert (own.results / "tables" / "modules.tex").exists()
 
     own.configure(with_rows(tdc=rows["tdc"], spm=rows["spm"] | {"tau1": 0.6}))
-    assert own.planned() == {"train_method": 2, "evaluate_method": 2, **REPORT}
+    assert own.planned() == {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}
     assert "method=spm" in own.told
     assert "method=tdc" not in own.told
     assert "method=symnet" not in own.told

@@ -27,6 +27,7 @@ RULES = {
     "records": "make_records",
     "train": "train_method",
     "evaluate": "evaluate_method",
+    "gallery": "make_gallery",
     "tables": "make_tables",
     "figures": "make_figures",
     "track": "sync_tracking",

@@ -1,5 +1,37 @@
-# REQUIRED INPUTS: the metric files of every cell
-# OUTPUTS: tables/main.csv, tables/main.tex and their like; figures/; tracking.json, and the runs in the MLflow store
+# REQUIRED INPUTS: the metric files of every cell, and its models
+# OUTPUTS: {dataset}/{backbone}/fold{fold}/gallery/shot{shot}/episodes.safetensors; tables/main.csv, tables/main.tex and their like; figures/;
+#   tracking.json, and the runs in the MLflow store
+
+
+rule make_gallery:
+    input:
+        lambda w: plan.figures.inputs(w.dataset, w.fold, w.shot),
+        lists=f"{LISTS}/test.csv",
+    output:
+        f"{FOLD}/gallery/shot{{shot}}/episodes.safetensors",
+    log:
+        f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/make_gallery-shot{{shot}}.log",
+    conda:
+        "../../environment.yml"
+    threads: plan.experiment.threads
+    params:
+        code=plan.code("gallery"),
+        choice=lambda w: plan.figures.options(w.dataset, w.fold),
+        store=lambda w, input: plan.store_option(w.dataset, input),
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet gallery \
+            --dataset {wildcards.dataset:q} \
+            --backbone {wildcards.backbone:q} \
+            --fold {wildcards.fold} \
+            --shot {wildcards.shot} \
+            {params.choice:q} \
+            --list {input.lists:q} \
+            {params.store:q} \
+            --threads {threads} \
+            --out {output:q} \
+            >{log:q} 2>&1
+        """
 
 
 rule make_tables:
@@ -37,12 +69,14 @@ rule make_tables:
 rule make_figures:
     input:
         rules.make_tables.output,
+        plan.figures.galleries(),
+        plan.episode_files(),
         settings=plan.slice_path("tables"),
     output:
-        plan.figure_files(".pdf"),
+        plan.figures.files(".pdf"),
         [
-            report(path, caption="../report/figures.rst", category="Figures", labels={"figure": Path(path).stem})
-            for path in plan.figure_files(".png")
+            report(plan.figures.file(one, ".png"), caption=f"../report/{one.caption}.rst", category="Figures", labels=one.labels)
+            for one in plan.figures.all()
         ],
     log:
         f"{LOGS}/make_figures.log",
@@ -50,6 +84,7 @@ rule make_figures:
         "../../environment.yml"
     params:
         code=plan.code("figures"),
+        shown=plan.figures.words(),
         out=subpath(output[0], parent=True),
     shell:
         """

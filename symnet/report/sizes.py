@@ -1,0 +1,57 @@
+"""IoU of single episodes against the size of their object: which objects a method misses."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from symnet.episode_counts import EpisodeCounts
+from symnet.report.style import PAGE, new_figure
+
+BINS, LEAST = 8, 10  # bins of equal numbers of episodes, at most; episodes of one, at least
+ROW = 3  # panels
+
+
+def size_scatter(rounds: Mapping[str, Sequence[EpisodeCounts]], scoring: str) -> Figure:
+    """A panel an output, a dot an episode of any fold and seed; the line is the median of each bin, the band its middle half.
+
+    rounds: by row of the table, all that were tested. Object sizes are shares of the image in percent, on a log axis.
+    """
+    found = {name: points(own, scoring, output) for row, own in rounds.items() for output, name in own[0].named(row).items()}
+    lines = -(-len(found) // ROW)
+    figure = new_figure(PAGE, 2.3 * lines)
+    panels = figure.subplots(lines, min(ROW, len(found)), squeeze=False, sharex=True, sharey=True)
+    for axes in panels.ravel()[len(found) :]:
+        axes.set_axis_off()
+    for axes, (name, (sizes, ious)) in zip(panels.ravel(), found.items(), strict=False):
+        faint = min(0.6, max(0.1, 200 / len(sizes)))
+        axes.plot(sizes, ious, ".", color="C0", alpha=faint, markersize=4, markeredgewidth=0, rasterized=True)
+        middle, low, median, high = binned(sizes, ious)
+        axes.fill_between(middle, low, high, color="C1", alpha=0.25, linewidth=0)
+        axes.plot(middle, median, color="C1", marker="o", markersize=2.5)
+        axes.set_xscale("log")
+        wide = sizes.max() > 100 * sizes.min()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(name)
+    figure.supxlabel("object, % of the image", fontsize=8)
+    figure.supylabel("IoU, %", fontsize=8)
+    return figure
+
+
+def points(rounds: Sequence[EpisodeCounts], scoring: str, output: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes of objects and IoUs, in percent, of all episodes whose object has a pixel."""
+    sizes = np.concatenate([100 * one.sizes() for one in rounds])
+    ious = np.concatenate([100 * one.iou(scoring, output) for one in rounds])
+    there = (sizes > 0) & ~np.isnan(ious)
+    return sizes[there], ious[there]
+
+
+def binned(sizes: np.ndarray, ious: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of bins of equal numbers of episodes, by size: the median size, and the quartiles of IoU, low, median and high."""
+    order = np.argsort(sizes, kind="stable")
+    pieces = np.array_split(order, min(BINS, max(1, len(order) // LEAST)))
+    quartiles = np.array([np.percentile(ious[piece], (25, 50, 75)) for piece in pieces])
+    return np.array([np.median(sizes[piece]) for piece in pieces]), *quartiles.T

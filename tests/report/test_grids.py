@@ -1,0 +1,96 @@
+"""Grids of episodes: which panels there are, what stands in them, and nothing beyond what the galleries hold."""
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from symnet.cases import Case, Gallery
+from symnet.report.grids import OPACITY, PREDICTED, TRUTH, episode_grid, region_grid
+
+COLUMNS = ("prototype", "symnet (meta)")
+
+
+def case(number: int, failure: bool, name: str = "cat", with_priors: bool = True) -> Case:
+    """A query of 20 x 30 whose left third is the object; the rows take the upper half, and nothing, for it."""
+    rng = np.random.default_rng(number)
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:, :10], mask[18:, 20:] = 1, 255
+    half = np.zeros((20, 30), np.uint8)
+    half[:10] = 1
+    pictures = {"query": rng.integers(0, 255, (20, 30, 3), np.uint8), "truth": mask}
+    pictures |= {"support": rng.integers(0, 255, (30, 20, 3), np.uint8), "mask": mask.T.copy()}
+    pictures |= {"of prototype": half, "of symnet (meta)": np.zeros((20, 30), np.uint8)}
+    if with_priors:
+        pictures |= {kind: rng.integers(0, 255, (20, 30), np.uint8) for kind in ("HPM", "SPM")}
+        pictures["regions"] = rng.integers(0, 4, (20, 30), np.uint8)
+    return Case(number, name, failure, {"prototype": (100 + number, 400), "symnet (meta)": (0, 0)}, pictures)
+
+
+def gallery(fold: int, with_priors: bool = True) -> Gallery:
+    cases = (case(0, False, "cat", with_priors), case(4, False, "tv monitor", with_priors), case(7, True, "dog", with_priors))
+    taus = {"tau1": 0.7, "tau2": 0.4, "tau3": 0.45, "tau4": 0.6} if with_priors else {}
+    return Gallery("pascal5i", fold, 1, 7, "padded", "symnet", COLUMNS, taus, cases)
+
+
+def texts(figure: Figure) -> list[list[str]]:
+    """The words in the panels of each row."""
+    columns = figure.axes[0].get_subplotspec().get_gridspec().ncols
+    words = [" ".join(text.get_text() for text in axes.texts) for axes in figure.axes]
+    return [words[start : start + columns] for start in range(0, len(words), columns)]
+
+
+def test_a_grid_has_a_row_an_episode_and_says_what_was_tested() -> None:
+    figure = episode_grid([gallery(0), gallery(1)], failure=False)
+    titles = ["support", "query", "HPM prior", "SPM prior", "prototype", "symnet\n(meta)", "truth"]
+    assert [axes.get_title() for axes in figure.axes] == titles + [""] * 7 * 3
+    assert [text.get_text() for text in figure.texts] == ["cat", "tv monitor"] * 2
+    assert texts(figure) == [["", "", "", "", iou, "--", ""] for iou in ("25.0", "26.0")] * 2
+    assert [text.get_text() for text in episode_grid([gallery(0)], failure=True).texts] == ["dog"]
+
+
+def test_a_panel_shows_its_picture_and_its_mask() -> None:
+    one = case(0, False)
+    figure = episode_grid([Gallery("d", 0, 1, 7, "padded", "symnet", COLUMNS, {}, (one,))], failure=False)
+    support, query, hpm, spm, prototype, symnet, truth = figure.axes
+    shown = [axes.images[0].get_array() for axes in (support, query, hpm, spm, truth)]
+    for found, name in zip(shown, ("support", "query", "HPM", "SPM", "query"), strict=True):
+        assert np.array_equal(found, one.pictures[name])
+    assert (hpm.images[0].norm.vmin, hpm.images[0].norm.vmax) == (0, 255)
+    painted = np.asarray(prototype.images[1].get_array())
+    assert (painted[:10] == (*to_rgb(PREDICTED), OPACITY)).all()
+    assert not painted[10:].any()
+    assert len(prototype.collections) == 1  # its border
+    assert not np.asarray(symnet.images[1].get_array()).any()
+    assert len(symnet.collections) == 0
+    unknown = np.asarray(truth.images[1].get_array())[19, 25]
+    assert unknown.tolist() == [*to_rgb("grey"), OPACITY]
+    assert np.asarray(truth.images[1].get_array())[5, 5].tolist() == [*to_rgb(TRUTH), OPACITY]
+
+
+def test_without_priors_there_are_no_columns_of_them() -> None:
+    titles = [axes.get_title() for axes in episode_grid([gallery(0, with_priors=False)], failure=True).axes]
+    assert titles == ["support", "query", "prototype", "symnet\n(meta)", "truth"]
+
+
+def test_regions_and_the_thresholds_that_cut_them() -> None:
+    figure = region_grid([gallery(0), gallery(1)])
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["query", "SPM prior", "regions of the prior", "truth"]
+    assert len(figure.axes) == 4 * 4
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["foreground: above 0.7", "hard: 0.45 to 0.6", "background: below 0.4"]
+    regions = case(0, False).pictures["regions"]
+    painted = np.asarray(figure.axes[2].images[1].get_array())
+    for value, patch in enumerate(legend.get_patches(), 1):
+        assert painted[regions == value] == pytest.approx(np.tile(patch.get_facecolor(), ((regions == value).sum(), 1)))
+    assert not painted[regions == 0].any()
+
+
+def test_panels_keep_the_pictures_shape_and_titles_stand_in_a_line() -> None:
+    figure = episode_grid([gallery(0)], failure=False)
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        box, picture = axes.get_window_extent(), axes.images[0].get_array()
+        assert box.height / box.width == pytest.approx(picture.shape[0] / picture.shape[1], rel=0.02)
+    assert len({round(axes.get_window_extent().y1) for axes in figure.axes[:7]}) == 1
