@@ -19,10 +19,10 @@ from symnet.base_learner import BaseLearner
 from symnet.data.episodes import Episode
 from symnet.errors import UserError
 from symnet.methods.base import EpisodeBatch, Method
-from symnet.model.resize import resize
 from symnet.order import Fill, Work, images_of, schedule
 from symnet.prefetch import ahead
 from symnet.runtime import free_memory, send
+from symnet.scoring import lead_of
 from symnet.sources import Loader, Request
 
 KEPT, COPIED = 0.7, 0.15  # shares of free memory: for images in slots, for a batch's copies of them
@@ -79,10 +79,9 @@ def with_record(batch: EpisodeBatch, record: Mapping[str, Tensor]) -> EpisodeBat
 
 
 def predicted(method: Method, backbone: Backbone, batch: EpisodeBatch) -> Tensor:
-    """The outputs' logits at the side of the square, once for all scorings: [B, O, 2, S, S] float32."""
+    """By how much the foreground leads in each output, at the side of the features: [B, O, H, W] float32."""
     found = method.predict(backbone, batch)
-    logits = torch.stack([found[output] for output in method.outputs], 1).float()  # [B, O, 2, H, W]
-    return resize(logits.flatten(0, 1), batch.query_mask.shape[-1]).unflatten(0, logits.shape[:2])
+    return torch.stack([lead_of(found[output]) for output in method.outputs], 1)
 
 
 @dataclass(frozen=True)

@@ -162,14 +162,14 @@ def recorded(material: Material, shots: int) -> Case:
     query, support = arranged(episodes, kept)
     del found
 
-    def logits() -> tuple[Tensor, Tensor]:
+    def lead() -> tuple[Tensor, Tensor]:
         batch = episode_batch(asked(episodes, material.vectors, BASE_CLASSES, material.device), query, support, masks, None)
         return predicted(method, material.backbone, with_record(batch, record)), batch.query_mask
 
     @torch.no_grad()
     def fast() -> None:
         counts = Counts(method.outputs, 1, material.device)
-        counts.add(*logits(), wanted, [0] * batches, originals)
+        counts.add(*lead(), wanted, [0] * batches, originals)
         counts.of("padded")
 
     def plain_logits(batch: EpisodeBatch) -> list[Tensor]:
@@ -187,8 +187,7 @@ def recorded(material: Material, shots: int) -> Case:
     @torch.no_grad()
     def compare() -> Pairs:
         expected = plain_logits(_plain_batch(material, episodes, images, masks))
-        size = material.sizes.size
-        yield {"logits": logits()[0]}, {"logits": torch.stack([twins.resize(one, size) for one in expected], 1)}
+        yield {"lead": lead()[0]}, {"lead": torch.stack([one[:, 1] - one[:, 0] for one in expected], 1)}
 
     return Case(f"evaluation from records, {shots}-shot", "episodes", batches, fast, plain, compare)
 

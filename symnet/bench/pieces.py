@@ -16,7 +16,7 @@ from symnet.model.prior import spm
 from symnet.model.prototypes import Regions, query_regions
 from symnet.model.resize import resize
 from symnet.model.triplet import co_triplet
-from symnet.scoring import Counts
+from symnet.scoring import Counts, lead_of
 
 
 def prior(material: Material) -> Case:
@@ -84,7 +84,7 @@ def counting(material: Material) -> Case:
 
     def fast() -> Values:
         counts = Counts(["meta"], len(truth), material.device)
-        counts.add(resize(logits, truth.shape[-1]).unsqueeze(1), truth, classes, range(len(truth)))
+        counts.add(lead_of(logits).unsqueeze(1), truth, classes, range(len(truth)))
         found = counts.of("padded")["meta"]
         return {"counts": torch.tensor([found[key] for key in range(len(truth))])}
 
