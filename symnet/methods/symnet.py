@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from symnet.backbones.base import Backbone
 from symnet.backbones.base import side as side_at_stride_8
 from symnet.config import Settings
