@@ -44,7 +44,7 @@ def answer(
         shares.append(_pointwise(share, x))
     x = _sum_at(size, shares).relu_()
     x += _refined(decoder.refine_joined, x)
-    first, *_, last = cast(nn.Sequential, decoder.classify)
+    first, *_, last = decoder.classify
     return Decoded(_pointwise(_weight(last), convolve(cast(nn.Conv2d, first), x).relu_(), cast(Tensor, last.bias)[None, :, None, None]), [])
 
 

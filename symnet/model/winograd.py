@@ -89,5 +89,5 @@ def _maps() -> _Maps:
     tile = np.array([*(np.pad(np.poly(other)[::-1], (0, 1)) for other in others), np.poly(points)[::-1]])  # [8, 8]
     weight = np.vstack([points[:, None] ** np.arange(3) / scale[:, None], [0, 0, 1]])  # [8, 3]
     products = np.vstack([points[:, None] ** np.arange(TILE), np.eye(TILE)[-1]]).T  # [6, 8]
-    tile, weight, products = (torch.from_numpy(np.kron(one, one)) for one in (tile, weight, products))
-    return _Maps(tile.float(), weight, products.float())
+    both = [torch.from_numpy(np.kron(one, one)) for one in (tile, weight, products)]
+    return _Maps(both[0].float(), both[1], both[2].float())
