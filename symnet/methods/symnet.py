@@ -41,7 +41,7 @@ class SymNetMethod(Guided):
 
     def in_testing(self, inputs: EpisodeInputs) -> dict[str, Any]:
         """On a CPU, `model/answer.py`."""
-        return {"on_cpu": self._on_cpu(inputs.psi)}
+        return {"on_cpu": self._on_cpu(inputs.mask)}
 
     def _on_cpu(self, x: Tensor) -> bool:
         return x.device.type == "cpu" and self.dtype == torch.float32 and not (self.training or torch.is_grad_enabled())

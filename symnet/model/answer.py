@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from symnet.model.decoder import Decoded, Decoder
+from symnet.model.decoder import Decoder
 from symnet.model.resize import interpolation_matrix, pool, resize
 from symnet.model.winograd import convolve
 
@@ -24,8 +24,8 @@ def shares_of(decoder: Decoder, query: Tensor) -> list[Tensor]:
 
 def answer(
     decoder: Decoder, size: int, of_query: Sequence[Tensor], prototype: Tensor, hyper: Tensor | None, priors: Sequence[Tensor]
-) -> Decoded:
-    """As `decoder(...)`, without inner logits: of float32 on a CPU, without gradient or dropout.
+) -> Tensor:
+    """`decoder(...).meta`, [B, 2, H, W]: of float32 on a CPU, without gradient or dropout.
 
     size: H, the query's side; of_query: as from `shares_of`; the rest as the decoder's.
     """
@@ -45,11 +45,11 @@ def answer(
     x = _sum_at(size, shares).relu_()
     x += _refined(decoder.refine_joined, x)
     first, *_, last = decoder.classify
-    return Decoded(_pointwise(_weight(last), convolve(cast(nn.Conv2d, first), x).relu_(), cast(Tensor, last.bias)[None, :, None, None]), [])
+    return _pointwise(_weight(last), convolve(cast(nn.Conv2d, first), x).relu_(), cast(Tensor, last.bias)[None, :, None, None])
 
 
 def _refined(layers: nn.Module, x: Tensor) -> Tensor:
-    """Both convolutions of `_two_convolutions`."""
+    """Both convolutions of `two_convolutions`."""
     for layer in cast(nn.Sequential, layers)[::2]:
         x = convolve(cast(nn.Conv2d, layer), x).relu_()
     return x

@@ -88,9 +88,9 @@ class Head(GuidedHead):
         hyper = None if episode.correlations is None else self.fuse(episode.correlations)
         if on_cpu:
             shares = episode.shares or shares_of(self.decode, query)
-            decoded = answer(self.decode, query.shape[-1], shares, hybrid, hyper, priors)
+            meta, inner = answer(self.decode, query.shape[-1], shares, hybrid, hyper, priors), []
         else:
-            decoded = self.decode(query, hybrid, hyper, priors, with_inner=with_triplet)
+            meta, inner, _ = self.decode(query, hybrid, hyper, priors, with_inner=with_triplet)
         psi = (weights * episode.psi).sum(1)  # [B]
         triplet = None
         if with_triplet and augmented is not None and s.triplet:
@@ -99,8 +99,8 @@ class Head(GuidedHead):
             with exactly(query.device):
                 triplet = co_triplet(*found, s.margin, s.triplet_distance, divisors)
         with exactly(query.device):
-            ensemble = self.ensemble(decoded.meta, psi, episode.base)
-        return HeadOutput(ensemble, decoded.meta, decoded.inner, prior, hyper, prototypes, augmented, weights, triplet)
+            ensemble = self.ensemble(meta, psi, episode.base)
+        return HeadOutput(ensemble, meta, inner, prior, hyper, prototypes, augmented, weights, triplet)
 
     def _support_prototypes(self, support: Tensor, episode: EpisodeInputs) -> Tensor:
         """[BK, C]: masked average pooling, aligned with the class vector where APA is on."""
