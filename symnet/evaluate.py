@@ -23,7 +23,7 @@ from symnet.data.folds import novel_classes, read_fold_list
 from symnet.data.images import Pixels
 from symnet.data.readers import Reader, open_reader
 from symnet.data.stored import Store
-from symnet.data.transforms import fitted_size, unfit
+from symnet.data.transforms import fitted_size
 from symnet.embeddings import read_embeddings
 from symnet.episode_counts import counts_of, write_episode_counts
 from symnet.errors import UserError, one_line
@@ -34,7 +34,7 @@ from symnet.overlays import draw_overlays
 from symnet.precision import answering, format_name, precision_of
 from symnet.progress import progress
 from symnet.recorded import EpisodeRecords, read_mixed
-from symnet.scoring import Counts, Originals, foreground, warp
+from symnet.scoring import Counts, Originals, foreground, unfitted, warp
 from symnet.sources import open_source
 from symnet.testing import Tester, predicted, with_record
 
@@ -127,8 +127,9 @@ def _draw(one: Round, tester: Tester, reader: Reader, names: Sequence[str], reco
         found: dict[str, Pixels] = {}
 
         def use(_: list[int], batch: EpisodeBatch, record: dict[str, Tensor]) -> None:
-            full = predicted(tester.method, tester.base.backbone, with_record(batch, record) if records else batch)[0]  # [O, 2, S, S]
-            seen = foreground(unfit(full, fitted_size(*shape, full.shape[-1]), shape))
+            lead = predicted(tester.method, tester.base.backbone, with_record(batch, record) if records else batch)[0]  # [O, H, W]
+            size = batch.query_mask.shape[-1]
+            seen = foreground(unfitted(lead, size, fitted_size(*shape, size), shape))
             found.update(zip(tester.method.outputs, seen.to(torch.uint8).cpu().numpy(), strict=True))
 
         for _ in tester.run([episodes[place]], lambda _: read_mixed(records, [(0, place)]), use):
@@ -187,9 +188,9 @@ def count(
 
     def use(places: list[int], batch: EpisodeBatch, found: tuple[dict[str, Tensor], Originals]) -> None:
         record, originals = found
-        full = predicted(tester.method, tester.base.backbone, with_record(batch, record) if records else batch)
+        lead = predicted(tester.method, tester.base.backbone, with_record(batch, record) if records else batch)
         keys = [starts[number] + row for number, row in (order[place] for place in places)]
-        counts.add(full, batch.query_mask, [episodes[place].class_index for place in places], keys, originals)
+        counts.add(lead, batch.query_mask, [episodes[place].class_index for place in places], keys, originals)
 
     for _ in progress(tester.run(episodes, beside, use), len(episodes), what):
         pass

@@ -1,5 +1,10 @@
-"""Counting pixels: predictions against truth, per class, as integers that are summed where they are made."""
+"""Counting pixels: predictions against truth, per class, as integers that are summed where they are made.
 
+What is resized is the lead, the logit of the foreground less that of the background: resizing is linear, so it is half the work of resizing
+both, and a pixel is foreground where the lead is positive.
+"""
+
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from symnet.data.transforms import fitted_size, unfit
+from symnet.data.transforms import fitted_size
+from symnet.model.resize import interpolation_matrix, resize
 from symnet.protocols import SCORINGS
 from symnet.runtime import send
 
@@ -73,19 +79,20 @@ class Counts:
         self._sums = torch.zeros(len(SCORINGS), len(self._outputs), keys, 4, dtype=torch.int64, device=device)
         self._seen: dict[str, set[int]] = {scoring: set() for scoring in SCORINGS}
 
-    def add(self, full: Tensor, truth: Tensor, classes: Sequence[int], keys: Sequence[int], originals: Originals | None = None) -> None:
+    def add(self, lead: Tensor, truth: Tensor, classes: Sequence[int], keys: Sequence[int], originals: Originals | None = None) -> None:
         """Score a batch, whole or not at all.
 
-        full [B, O, 2, S, S]: the outputs' logits at the side of the padded square; truth [B, S, S] in {0, 1, 255}; classes, keys: of each
-        episode; originals: their queries' masks, to score at the original size and warped to 400x400 as well.
+        lead [B, O, H, H]: the outputs', of the padded square at any side; truth [B, S, S] in {0, 1, 255}; classes, keys: of each episode;
+        originals: their queries' masks, to score at the original size and warped to 400x400 as well.
         """
-        assert full.shape[0] == len(classes) == len(keys)
-        assert full.shape[1] == len(self._outputs)
-        found = {"padded": confusion(foreground(full), *sides(truth))}
+        assert lead.shape[0] == len(classes) == len(keys)
+        assert lead.shape[1] == len(self._outputs)
+        size = truth.shape[-1]
+        found = {"padded": confusion(foreground(resize(lead, size)), *sides(truth))}
         if originals is not None:
-            found |= _at_original(full, originals, send(torch.tensor(classes), full.device))
+            found |= _at_original(lead, size, originals, send(torch.tensor(classes), lead.device))
         counts = torch.stack([found[scoring] for scoring in SCORINGS[: len(found)]])  # [scorings, B, O, 4]
-        self._sums[: len(found)].index_add_(2, send(torch.tensor(keys), full.device), counts.transpose(1, 2))
+        self._sums[: len(found)].index_add_(2, send(torch.tensor(keys), lead.device), counts.transpose(1, 2))
         for scoring in found:
             self._seen[scoring].update(keys)
 
@@ -100,21 +107,43 @@ class Counts:
         return {output: {key: sums[self._outputs.index(output)][key] for key in seen} for output in sorted(self._outputs) if seen}
 
 
-def foreground(logits: Tensor) -> Tensor:
-    """[..., 2, h, w] -> bool [..., h, w]. A tie is background."""
-    return logits[..., 1, :, :] > logits[..., 0, :, :]
+def lead_of(logits: Tensor) -> Tensor:
+    """Logits [..., 2, h, w] -> [..., h, w] float32: above 0 is foreground."""
+    background, foreground = logits.float().unbind(-3)
+    return foreground - background
 
 
-def _at_original(full: Tensor, originals: Originals, classes: Tensor) -> dict[str, Tensor]:
-    """[B, O, 4] of the two scorings that undo the square: of each image its placed part is resized, once a size and for all outputs."""
+def foreground(lead: Tensor) -> Tensor:
+    """bool. A tie is background."""
+    return lead > 0
+
+
+def unfitted(lead: Tensor, size: int, placed: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Of a square of side `size`, given at any side: its placed part at another (height, width). [..., H, H] -> [..., h, w].
+
+    What `resize` to the square and `unfit` from there give. Two resizings in a row are one matrix along each side.
+    """
+    rows, columns = (_back(lead.shape[-1], size, *pair, lead.device) for pair in zip(placed, target, strict=True))
+    return rows @ lead @ columns.T
+
+
+@functools.lru_cache(maxsize=256)
+def _back(side: int, size: int, placed: int, target: int, device: torch.device) -> Tensor:
+    """[target, side]: the weights of samples along a side of the square in each pixel of what is placed there."""
+    with torch.inference_mode(False), torch.no_grad():
+        square = interpolation_matrix(side, size, device, torch.float64)[:placed]
+        return F.interpolate(square.T[None], target, mode="linear", align_corners=False)[0].T.float().contiguous()
+
+
+def _at_original(lead: Tensor, size: int, originals: Originals, classes: Tensor) -> dict[str, Tensor]:
+    """[B, O, 4] of the two scorings that undo the square of side `size`: of each image its placed part is resized, once for all outputs."""
     found: dict[str, list[Tensor]] = {"original": [], str(WARPED): []}
     start = 0
     for masks in originals.groups:
         stop = start + len(masks)
-        placed = fitted_size(masks.shape[1], masks.shape[2], full.shape[-1])
+        placed = fitted_size(masks.shape[1], masks.shape[2], size)
         for scoring, truth in (("original", masks), (str(WARPED), originals.warped[start:stop])):
-            back = unfit(full[start:stop].flatten(0, 1), placed, (truth.shape[1], truth.shape[2]))  # [n O, 2, h, w]
-            predicted = foreground(back).unflatten(0, (stop - start, -1))
+            predicted = foreground(unfitted(lead[start:stop], size, placed, (truth.shape[1], truth.shape[2])))  # [n, O, h, w]
             found[scoring].append(confusion(predicted, *sides(truth, classes[start:stop])))
         start = stop
     return {scoring: torch.cat(counts) for scoring, counts in found.items()}

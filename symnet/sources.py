@@ -260,7 +260,10 @@ class ViewSource(CacheSource):
 
 
 class Remembered:
-    """A source whose features stay on the device, as far as `room` bytes go: for those who ask for the same rows together again."""
+    """A source whose features stay on the device, as far as `room` bytes go: for those who ask for the same rows together again.
+
+    It is the first that can be done without where memory runs out: `forget`.
+    """
 
     def __init__(self, source: Loader, room: int) -> None:
         self.device, self.blocks, self.kept_as = source.device, source.blocks, source.kept_as
@@ -283,6 +286,12 @@ class Remembered:
             self._room -= size
             self._held[rows] = found
         return found
+
+    def forget(self) -> bool:
+        """Make room, and remember nothing any more. Returns whether there was anything. Not between a `load` and its `features`."""
+        held, self._room = bool(self._held), 0
+        self._held.clear()
+        return held
 
 
 def _draw_seed(seed: tuple[int, ...]) -> int:

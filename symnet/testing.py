@@ -19,11 +19,11 @@ from symnet.base_learner import BaseLearner
 from symnet.data.episodes import Episode
 from symnet.errors import UserError
 from symnet.methods.base import EpisodeBatch, Method
-from symnet.model.resize import resize
 from symnet.order import Fill, Work, images_of, schedule
 from symnet.prefetch import ahead
 from symnet.runtime import free_memory, send
-from symnet.sources import Loader, Request
+from symnet.scoring import lead_of
+from symnet.sources import Loader, Remembered, Request
 
 KEPT, COPIED = 0.7, 0.15  # shares of free memory: for images in slots, for a batch's copies of them
 COPIES = 2  # of each image of a batch that live at a time, about
@@ -79,10 +79,9 @@ def with_record(batch: EpisodeBatch, record: Mapping[str, Tensor]) -> EpisodeBat
 
 
 def predicted(method: Method, backbone: Backbone, batch: EpisodeBatch) -> Tensor:
-    """The outputs' logits at the side of the square, once for all scorings: [B, O, 2, S, S] float32."""
+    """By how much the foreground leads in each output, at the side of the features: [B, O, H, W] float32."""
     found = method.predict(backbone, batch)
-    logits = torch.stack([found[output] for output in method.outputs], 1).float()  # [B, O, 2, H, W]
-    return resize(logits.flatten(0, 1), batch.query_mask.shape[-1]).unflatten(0, logits.shape[:2])
+    return torch.stack([lead_of(found[output]) for output in method.outputs], 1)
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,12 @@ class Tester:
         Yields the place of each that is done. Raises `UserError` where the images of one episode do not fit into memory.
         """
         device, first, least = self.source.device, episodes[0].query, 1 + len(episodes[0].supports)
+        too_little = UserError(f"{device}: no memory for the {least} images of one episode; lower pixels.size")
         memory = free_memory(device) if self.memory is None else self.memory
-        known, kept_as = self._made(self.source.load([Request(first, 0)]))  # one image tells how large they are
+        try:
+            known, kept_as = self._made(self.source.load([Request(first, 0)]))  # one image tells how large they are
+        except torch.OutOfMemoryError:
+            raise too_little from None
         a_slot = sum(x.numel() * dtype.itemsize for x, dtype in zip(known, kept_as, strict=True))
         images = len(set().union(*map(images_of, episodes)))
         slots = max(min(int(KEPT * memory) // a_slot, images), least)
@@ -122,8 +125,9 @@ class Tester:
                     done.update(places)
                     yield from places
             except torch.OutOfMemoryError:
-                if (slots, batch) == (least, 1):
-                    raise UserError(f"{device}: no memory for the {least} images of one episode; lower pixels.size") from None
+                forgotten = isinstance(self.source, Remembered) and self.source.forget()
+                if (slots, batch) == (least, 1) and not forgotten:
+                    raise too_little from None
             left = [i for i in left if i not in done]
             slots, batch = max(slots // 2, least), max(batch // 2, 1)
             if left and device.type == "cuda":

@@ -252,6 +252,36 @@ def test_remembered_within_its_room(setting: Setting) -> None:
     assert torch.equal(found[0][1].mask, found[1][1].mask)
 
 
+def test_a_validation_short_of_memory_forgets_what_it_remembers_and_finds_the_same(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second score starts with all images remembered; what it lacks memory for it does in smaller batches, and reads again."""
+    source, plain = Loads(setting.source(True)), setting.method.predict
+    validation = Validation(setting.rounds[0], source, setting.base, VECTORS, 8)
+    expected, read, batches = validation.score(setting.method), source.chosen.read, []
+
+    def predict(backbone: Any, batch: Any) -> Any:
+        batches.append(len(batch.text))
+        if len(batches) == 2:
+            raise torch.OutOfMemoryError("made up")
+        return plain(backbone, batch)
+
+    monkeypatch.setattr(setting.method, "predict", predict)
+    assert validation.score(setting.method) == expected
+    assert batches == [8, 8, 4, 4, 4, 4, 1]
+    assert source.chosen.read > read
+
+
+def test_a_first_image_that_is_too_large_is_told(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CacheSource, "features", lambda *_: raise_out_of_memory())
+    with pytest.raises(UserError, match=r"cpu: no memory for the 2 images of one episode; lower pixels\.size"):
+        Validation(setting.rounds[0], setting.source(True), setting.base, VECTORS, 8).score(setting.method)
+
+
+def raise_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("made up")
+
+
 def test_a_batch_size_that_is_given_is_taken(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     plain = setting.method.predict

@@ -144,7 +144,8 @@ def test_a_batch_in_parts_trains_as_the_whole(bench: Bench, tmp_path: Path, cach
         losses.append({name: metric(out, name)[2] for name in ("loss", "loss.meta", "loss.triplet", "foreground.truth")})
     for other in weights[1:]:
         for name, value in weights[0].items():
-            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6, msg=name)
+            # float32 gradients, summed in another order, of which two steps are taken; seen so far: 1.03e-6 where weights are near 0
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=3e-6, msg=name)
     assert all(other == pytest.approx(losses[0], rel=1e-5) for other in losses[1:])
 
 

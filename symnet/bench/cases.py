@@ -148,29 +148,34 @@ def evaluation(material: Material, shots: int) -> Case:
 
 def recorded(material: Material, shots: int) -> Case:
     """Testing a batch of episodes from their records, in all scorings. The twin, as the released code, starts from their images."""
-    method, episodes = material.method(shots).eval(), material.episodes(shots)
-    batches = len(episodes)
-    images, masks = material.images(batches * (1 + shots)), material.masks(batches * (1 + shots))
-    found, mid = material.features(images, masks), material.backbone.mid_blocks
-    truth = material.originals(batches)
-    originals, wanted = Originals.of([(mask, warp(mask)) for mask in truth], material.device), [BASE_CLASSES[0]] * batches
+    method, few, many = material.method(shots).eval(), material.sizes.batch, max(material.sizes.tested, material.sizes.batch)
+    episodes = material.episodes(shots, many)
+    images, masks = material.images(many * (1 + shots)), material.masks(many * (1 + shots))
+    mid, truth = material.backbone.mid_blocks, material.originals(many)
+    originals, wanted = Originals.of([(mask, warp(mask)) for mask in truth], material.device), [BASE_CLASSES[0]] * many
     on_device = [mask.to(material.device) for mask in truth]
     with torch.no_grad():
+        found = material.features(images, masks)
         record = method.record(material.backbone, make_batch(episodes, found, material.vectors, BASE_CLASSES))
         kept = method.keep(material.backbone, [found.maps[i] for i in mid], recorded=True)
     record = {name: values.cpu() for name, values in record.items()}
     query, support = arranged(episodes, kept)
     del found
 
-    def logits() -> tuple[Tensor, Tensor]:
+    def lead() -> tuple[Tensor, Tensor]:
         batch = episode_batch(asked(episodes, material.vectors, BASE_CLASSES, material.device), query, support, masks, None)
         return predicted(method, material.backbone, with_record(batch, record)), batch.query_mask
 
     @torch.no_grad()
     def fast() -> None:
         counts = Counts(method.outputs, 1, material.device)
-        counts.add(*logits(), wanted, [0] * batches, originals)
+        counts.add(*lead(), wanted, [0] * many, originals)
         counts.of("padded")
+
+    own = [*range(few), *range(many, many + few * shots)]  # images of the first episodes
+
+    def plain_batch() -> EpisodeBatch:
+        return _plain_batch(material, episodes[:few], images[own], masks[own])
 
     def plain_logits(batch: EpisodeBatch) -> list[Tensor]:
         _, meta, ensemble = twins.losses(method.head, _plain_inputs(material, batch, training=False), None)
@@ -178,19 +183,18 @@ def recorded(material: Material, shots: int) -> Case:
 
     @torch.no_grad()
     def plain() -> None:
-        batch = _plain_batch(material, episodes, images, masks)
-        for i in range(batches):
+        batch = plain_batch()
+        for i in range(few):
             one = _one_of(batch, i)
             for found in plain_logits(one):
                 _count_plainly(found, one.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
     def compare() -> Pairs:
-        expected = plain_logits(_plain_batch(material, episodes, images, masks))
-        size = material.sizes.size
-        yield {"logits": logits()[0]}, {"logits": torch.stack([twins.resize(one, size) for one in expected], 1)}
+        expected = plain_logits(plain_batch())
+        yield {"lead": lead()[0][:few]}, {"lead": torch.stack([one[:, 1] - one[:, 0] for one in expected], 1)}
 
-    return Case(f"evaluation from records, {shots}-shot", "episodes", batches, fast, plain, compare)
+    return Case(f"evaluation from records, {shots}-shot", "episodes", many, fast, plain, compare, by_plain=few)
 
 
 def _count_plainly(logits: Tensor, query_mask: Tensor, mask: Tensor, wanted: int) -> None:

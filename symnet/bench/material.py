@@ -8,14 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from symnet.artifacts import Provenance
+from symnet.artifacts import Provenance, file_digest
 from symnet.backbones.base import Backbone
 from symnet.backbones.loading import build_backbone
 from symnet.base_learner import BaseLearner, base_tensors
+from symnet.cells import Round
 from symnet.checkpoint import save_tensors
 from symnet.config import Settings
-from symnet.data.episodes import Episode
-from symnet.data.folds import make_folds
+from symnet.data.episodes import Episode, make_manifest, read_manifest, write_manifest
+from symnet.data.folds import make_folds, read_fold_list
 from symnet.data.index import read_index
 from symnet.data.readers import Reader, open_reader
 from symnet.data.shapes import draw_shapes
@@ -25,10 +26,14 @@ from symnet.experiment import validate
 from symnet.features import FeatureCache, forward, make_features
 from symnet.methods.symnet import SymNetMethod
 from symnet.model.base import PSPHead
-from symnet.sources import Features
+from symnet.model.episode import TDC
+from symnet.recorded import EpisodeRecords
+from symnet.records import make_records
+from symnet.sources import CacheSource, Features
 
 BASE_CLASSES = tuple(range(6, 21))  # fold 0 of PASCAL-5i
 TEXT = 300
+EPISODES = 16  # on the disk
 # The norms that end residual branches. At weight 1 a random network doubles, block by block, whatever differs; trained ones do not.
 _LAST_NORMS = ("bn3", "_bn2", "downsample.1")
 
@@ -37,7 +42,7 @@ _LAST_NORMS = ("bn3", "_bn2", "downsample.1")
 class Sizes:
     """What is timed: backbone, side of images, episodes a batch, widths; the base learner's side and batch; rounds; files on the disk.
 
-    `large`: the side of larger images, COCO's.
+    `large`: the side of larger images, COCO's; `tested`: episodes a batch in tests from records, of which the twin does a batch as above.
     """
 
     backbone: str
@@ -50,6 +55,7 @@ class Sizes:
     rounds: int
     image_side: int = 500  # VOC's longer side
     large: int = 225
+    tested: int = 8
 
 
 QUICK = Sizes("efficientnet_lite0", 161, 4, 64, 64, 161, 4, rounds=3)
@@ -105,9 +111,9 @@ class Material:
         mask[:, : side // 2] = BASE_CLASSES[0]
         return [mask] * count
 
-    def episodes(self, shots: int) -> list[Episode]:
+    def episodes(self, shots: int, count: int | None = None) -> list[Episode]:
         """A batch of them; their images are the queries, then the supports."""
-        return [Episode(f"q{i}", BASE_CLASSES[0], tuple(f"s{i}.{k}" for k in range(shots))) for i in range(self.sizes.batch)]
+        return [Episode(f"q{i}", BASE_CLASSES[0], tuple(f"s{i}.{k}" for k in range(shots))) for i in range(count or self.sizes.batch)]
 
     def features(self, images: Tensor, masks: Tensor) -> Features:
         """Of the images of a batch, as a source gives them."""
@@ -156,6 +162,9 @@ class Disk:
     files: Reader
     stored: Reader
     cache: FeatureCache
+    source: CacheSource  # of the same cache
+    records: EpisodeRecords
+    episodes: tuple[Episode, ...]  # those that the records are of
 
 
 @contextmanager
@@ -175,6 +184,20 @@ def written(material: Material, folder: Path) -> Iterator[Disk]:
     make_features(
         settings, folder, folder / "lists" / "fold0" / "test.csv", "test", folder / "base.safetensors", out, material.device, stage
     )
-    cache = FeatureCache(out)
-    yield Disk([image for image, _ in cache.rows], files, stored, cache)
-    cache.close()
+    cache, source = FeatureCache(out), CacheSource(out, material.device)
+    records, episodes = _records(material, folder, out)
+    yield Disk([image for image, _ in cache.rows], files, stored, cache, source, records, episodes)
+    for opened in (cache, source.cache, records):
+        opened.close()
+
+
+def _records(material: Material, folder: Path, features: Path) -> tuple[EpisodeRecords, tuple[Episode, ...]]:
+    """Of a round of one-shot episodes of fold 0, every part."""
+    manifest, sets = folder / "episodes.csv", {part: folder / f"{part}.json" for part in (material.settings.model.prior, TDC)}
+    fold_list = read_fold_list(folder / "lists" / "fold0" / "test.csv")
+    write_manifest(manifest, make_manifest(fold_list, 1, 0, EPISODES, "image"))
+    made = Provenance(stage="records", inputs={"episodes": file_digest(manifest), "features": file_digest(features)})
+    for part, out in sets.items():
+        one = Round(0, manifest, out, made)
+        make_records(material.settings, part, [one], folder / "base.safetensors", features, material.device)
+    return EpisodeRecords(sets, manifest, features), read_manifest(manifest)

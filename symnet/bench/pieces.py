@@ -6,8 +6,9 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
+from symnet.arrange import make_batch, requests_of
 from symnet.bench import twins
-from symnet.bench.material import Disk, Material
+from symnet.bench.material import BASE_CLASSES, Disk, Material
 from symnet.bench.timing import Case, Values, numbered
 from symnet.data.readers import Reader
 from symnet.features import FIXED, compute, make_view
@@ -16,7 +17,8 @@ from symnet.model.prior import spm
 from symnet.model.prototypes import Regions, query_regions
 from symnet.model.resize import resize
 from symnet.model.triplet import co_triplet
-from symnet.scoring import Counts
+from symnet.runtime import send
+from symnet.scoring import Counts, lead_of
 
 
 def prior(material: Material) -> Case:
@@ -84,7 +86,7 @@ def counting(material: Material) -> Case:
 
     def fast() -> Values:
         counts = Counts(["meta"], len(truth), material.device)
-        counts.add(resize(logits, truth.shape[-1]).unsqueeze(1), truth, classes, range(len(truth)))
+        counts.add(lead_of(logits).unsqueeze(1), truth, classes, range(len(truth)))
         found = counts.of("padded")["meta"]
         return {"counts": torch.tensor([found[key] for key in range(len(truth))])}
 
@@ -121,6 +123,23 @@ def cache_read(material: Material, disk: Disk) -> Case:
         return numbered("map", maps) | {"base": base.cpu()}
 
     return Case("HDF5 cache read", "images", 1, fast, plain, tolerance=1e-3)  # the cache holds float16
+
+
+def records_read(material: Material, disk: Disk) -> Case:
+    """Records of a batch of one-shot episodes from HDF5, as float32 on the device; the twin makes them from the cache's features."""
+    rows = range(material.sizes.batch)
+    episodes = [disk.episodes[row] for row in rows]
+    method = material.method(1).eval()
+
+    def fast() -> Values:
+        return {name: send(values, material.device).float() for name, values in disk.records.read(rows).items()}
+
+    @torch.no_grad()
+    def plain() -> Values:
+        found = disk.source.features(disk.source.load(requests_of(episodes)))
+        return method.record(material.backbone, make_batch(episodes, found, material.vectors, BASE_CLASSES))
+
+    return Case("episode records read", "episodes", len(episodes), fast, plain, tolerance=1e-3)  # the records hold float16
 
 
 def blocks_of(material: Material, channels: tuple[int, ...] | list[int]) -> tuple[list[Tensor], list[Tensor], Tensor]:

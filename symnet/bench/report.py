@@ -57,6 +57,7 @@ def all_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
         *(partial(make, material) for make in parts),
         partial(pieces.store_read, disk),
         partial(pieces.cache_read, material, disk),
+        partial(pieces.records_read, material, disk),
         partial(quick.folded, material),
         partial(quick.folded, material, low=True),
         *(gpu_cases(material) if material.device.type == "cuda" else []),
@@ -112,7 +113,7 @@ def text_of(found: dict[str, Any]) -> str:
         f"{'':32}{'fast':>34}  {'plain twin':>34} {'ratio':>8} {'largest error':>14}",
     ]
     for figure in found["figures"]:
-        sides = "  ".join(f"{_rate(figure['amount'], figure[side], figure['unit']):>34}" for side in ("fast", "plain"))
+        sides = "  ".join(f"{_rate(figure[side], figure['unit']):>34}" for side in ("fast", "plain"))
         lines.append(f"{figure['name']:32}{sides} {figure['ratio']:>7.2f}x {figure['largest_relative_error']:>14.1e}")
         if figure["fast"]["peak_memory"]:
             memory = "  ".join(f"{figure[side]['peak_memory'] / 2**30:>30.1f} GiB" for side in ("fast", "plain"))
@@ -125,7 +126,8 @@ def text_of(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _rate(amount: int, side: dict[str, Any], unit: str) -> str:
+def _rate(side: dict[str, Any], unit: str) -> str:
+    amount = side["amount"]
     spread = f"({_short(amount / side['most_s'])}..{_short(amount / side['least_s'])})"
     return f"{_short(side['rate'])} {unit}/s {spread}"
 

@@ -36,10 +36,19 @@ class Guided(Method):
         """What the head is asked for beside its answer, for the losses."""
         return {}
 
+    def in_testing(self, inputs: EpisodeInputs) -> dict[str, Any]:
+        """How the head is asked in a test."""
+        return {}
+
+    def also_kept(self, query: Tensor) -> list[Tensor]:
+        """Of reduced features [n, c, H, W] of queries, what a test from records makes once an image: `EpisodeInputs.shares`."""
+        return []
+
     def freeze(self, backbone: Backbone, batch: EpisodeBatch, training: bool = False) -> EpisodeInputs:
         """The part that no gradient reaches."""
         if batch.record is not None:
-            return episode_inputs(batch.query[0], batch.support[1], batch.support_mask, batch.text, batch.record, reduced=True)
+            found = episode_inputs(batch.query[0], batch.support[1], batch.support_mask, batch.text, batch.record, reduced=True)
+            return replace(found, shares=[batch.query[i] for i in range(2, len(batch.query))])
         assert batch.base_logits is not None or not self.reads_base
         base, own = batch.base_logits if self.reads_base else None, batch.base_index if training else None
         maps = list(batch.query), list(batch.support)
@@ -62,13 +71,14 @@ class Guided(Method):
         return backbone.mid_blocks if recorded else None
 
     def keep(self, backbone: Backbone, maps: list[Tensor], recorded: bool) -> list[Tensor]:
-        """Beside a record, mid features reduced as a query's and as a support's: [n, c, H, W] each."""
+        """Beside a record, mid features reduced as a query's and as a support's, [n, c, H, W] each; and what is `also_kept`."""
         if not recorded:
             return maps
         mid = backbone.mid(maps)
         with in_format(self.dtype, mid.device):
             mid = wide(mid) if self.dtype == torch.float32 else mid
-            return [self.head.reduce_query(mid), self.head.reduce_support(mid)]
+            query, support = self.head.reduce_query(mid), self.head.reduce_support(mid)
+        return [query, support, *self.also_kept(query)]
 
     def record(self, backbone: Backbone, batch: EpisodeBatch) -> Record:
         """What `freeze` finds, but for mid features and masks."""
@@ -76,7 +86,8 @@ class Guided(Method):
 
     def predict(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Logits [B, 2, H, W] by output."""
-        return self._named(self.answer(self.head, self.freeze(backbone, batch)))
+        inputs = self.freeze(backbone, batch)
+        return self._named(self.answer(self.head, inputs, **self.in_testing(inputs)))
 
     def divisors(self, query_mask: Tensor, support_mask: Tensor) -> Divisors:
         """Of a batch's masks: [B, S, S], [B, K, S, S]."""

@@ -32,7 +32,7 @@ class EpisodeInputs:
     """B episodes of K shots, at feature side H = W.
 
     p_base is already summed, without the episode's own class in training. `reduced`: mid features are there as the head has reduced them,
-    with c channels: a test does that once an image.
+    with c channels: a test does that once an image. `shares`: of the reduced query, where they are at hand (model/answer.py).
     """
 
     query_mid: Tensor  # [B, Cm, H, W]
@@ -45,6 +45,7 @@ class EpisodeInputs:
     base: Tensor | None  # [B, H, W]
     text: Tensor  # [B, T]
     reduced: bool = False
+    shares: Sequence[Tensor] = ()  # [B, c, s, s] a decoder scale
 
     def record(self) -> Record:
         """The columns from which `episode_inputs` makes the same again."""

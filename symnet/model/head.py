@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from symnet.config import ModelSettings
+from symnet.model.answer import answer, shares_of
 from symnet.model.base import Ensemble
 from symnet.model.correlation import Fusion
 from symnet.model.decoder import Decoder
@@ -59,11 +60,14 @@ class Head(GuidedHead):
         self.decode = Decoder(channels, settings.hyper_channels if settings.tdc else 0, scales)
         self.ensemble = Ensemble()
 
-    def forward(self, episode: EpisodeInputs, with_triplet: bool = False, divisors: Divisors | None = None) -> HeadOutput:
+    def forward(
+        self, episode: EpisodeInputs, with_triplet: bool = False, divisors: Divisors | None = None, on_cpu: bool = False
+    ) -> HeadOutput:
         """Segment the queries of an episode batch.
 
         with_triplet: in training, for the losses: the triplet, and the inner logits, which nothing else reads. divisors: for the triplet
-        loss, of the batch that this is a part of. Under `torch.autocast`, K-shot weights, ensemble and triplet loss stay in float32.
+        loss, of the batch that this is a part of. on_cpu: decode by `model/answer.py`, which says when it can. Under `torch.autocast`,
+        K-shot weights, ensemble and triplet loss stay in float32.
         """
         assert episode.psi is not None
         assert episode.base is not None
@@ -82,7 +86,11 @@ class Head(GuidedHead):
         hybrid = support_mean if augmented is None else s.alpha * augmented + s.beta * support_mean  # eq. 9
 
         hyper = None if episode.correlations is None else self.fuse(episode.correlations)
-        decoded = self.decode(query, hybrid, hyper, priors, with_inner=with_triplet)
+        if on_cpu:
+            shares = episode.shares or shares_of(self.decode, query)
+            meta, inner = answer(self.decode, query.shape[-1], shares, hybrid, hyper, priors), []
+        else:
+            meta, inner, _ = self.decode(query, hybrid, hyper, priors, with_inner=with_triplet)
         psi = (weights * episode.psi).sum(1)  # [B]
         triplet = None
         if with_triplet and augmented is not None and s.triplet:
@@ -91,8 +99,8 @@ class Head(GuidedHead):
             with exactly(query.device):
                 triplet = co_triplet(*found, s.margin, s.triplet_distance, divisors)
         with exactly(query.device):
-            ensemble = self.ensemble(decoded.meta, psi, episode.base)
-        return HeadOutput(ensemble, decoded.meta, decoded.inner, prior, hyper, prototypes, augmented, weights, triplet)
+            ensemble = self.ensemble(meta, psi, episode.base)
+        return HeadOutput(ensemble, meta, inner, prior, hyper, prototypes, augmented, weights, triplet)
 
     def _support_prototypes(self, support: Tensor, episode: EpisodeInputs) -> Tensor:
         """[BK, C]: masked average pooling, aligned with the class vector where APA is on."""
