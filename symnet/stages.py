@@ -135,7 +135,7 @@ def read_slice(path: Path, stage: str, method: str | None = None, given: Sequenc
         for key in values if isinstance(values, dict) else [""]:
             if key not in found.get(section, {}):
                 raise UserError(f"{path}: set: {section}.{key}: not a setting of this job; it has {', '.join(leaves(found))}")
-    return slice_of(merge(found, over), stage, method, str(path))
+    return slice_of(merge(found, over) if over else found, stage, method, str(path))
 
 
 def read_resolved(path: Path) -> dict[str, Any]:
