@@ -129,12 +129,14 @@ def read_slice(path: Path, stage: str, method: str | None = None, given: Sequenc
     given: `section.key=value` to be used in place of the file's.
     """
     found = read_resolved(path)
-    over = read_overrides(given, str(path))
-    for section, values in over.items():
-        for key in values if isinstance(values, dict) else [""]:
-            if key not in found.get(section, {}):
-                raise UserError(f"{path}: set: {section}.{key}: not a setting of this job; it has {', '.join(leaves(found))}")
-    return slice_of(merge(found, over), stage, method, str(path))
+    if given and isinstance(found, dict):
+        over = read_overrides(given, str(path))
+        for section, values in over.items():
+            for key in values if isinstance(values, dict) else [""]:
+                if key not in found.get(section, {}):
+                    raise UserError(f"{path}: set: {section}.{key}: not a setting of this job; it has {', '.join(leaves(found))}")
+        found = merge(found, over)
+    return slice_of(found, stage, method, str(path))
 
 
 def read_resolved(path: Path) -> dict[str, Any]:
