@@ -37,7 +37,7 @@ def message(over: Mapping[str, Any]) -> str:
 
 
 OWN = "model, pfenet, bam, hsnet"  # sections of methods
-SECTION_NAMES = f"data, store, shapes, protocol, pixels, backbone, text, base, features, {OWN}, train, evaluate"
+SECTION_NAMES = f"data, store, shapes, protocol, pixels, backbone, text, base, features, {OWN}, train, evaluate, gallery"
 TOP_NAMES = (
     "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, published, tables, groups, preset, "
 )

@@ -238,7 +238,7 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("symnet.report.tables", {"tables"}),
+        ("symnet.report.tables", {"tables", "track"}),  # whose run shows the main table
         ("symnet.tracking", {"track"}),
         ("symnet.data.shapes_draw", {"shapes"}),
         ("symnet.data.store", {"store"}),
