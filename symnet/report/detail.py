@@ -13,11 +13,9 @@ LABELS = ["dataset", "shot", "method", "backbone", "variant"]
 
 def scorings_printed(scorings: pd.DataFrame, rounds: Sequence[Round]) -> Printed:
     """scorings.csv, a line a row of the main table: `miou_SCORING` and `fb_iou_SCORING` of each scoring, means over folds and seeds."""
-    shown = scorings.astype({"dataset": str, "shot": str}).set_index([*LABELS, "scoring"])[["mean", "fb_iou"]]
-    order = list(dict.fromkeys(key[:-1] for key in shown.index))  # unstack sorts
-    wide = shown.rename(columns={"mean": "miou"}).unstack("scoring").reindex(pd.MultiIndex.from_tuples(order, names=LABELS))
-    wide = wide[[(name, scoring) for scoring in SCORINGS for name in ("miou", "fb_iou")]]
-    wide.columns = pd.Index([f"{name}_{scoring}" for name, scoring in wide.columns])
+    shown = scorings.astype({"dataset": str, "shot": str}).set_index([*LABELS, "scoring"]).rename(columns={"mean": "miou"})
+    columns = [(name, scoring) for scoring in SCORINGS for name in ("miou", "fb_iou")]
+    wide = pd.DataFrame({f"{name}_{scoring}": shown[name].xs(scoring, level="scoring") for name, scoring in columns})
     told = caption("The same predictions under every scoring, mIoU and FB-IoU in percent", rounds)
     return Printed(wide.reset_index(), ["dataset", "shot"], told, footnotes(rounds))
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -42,7 +43,7 @@ def latex(printed: Printed) -> str:
     style = style.apply(lambda frame: marks.set_axis(frame.columns, axis=1), axis=None)
     columns = "".join("r" if name in numbers else "l" for name in table.columns)
     long = len(table) > PAGE
-    place = {"environment": "longtable"} if long else {"position": "t", "position_float": "centering"}
+    place: dict[str, Any] = {"environment": "longtable"} if long else {"position": "t", "position_float": "centering"}
     lines = style.to_latex(hrules=True, column_format=columns, caption=escape(printed.caption), **place).splitlines()
     first = lines.index(r"\endlastfoot" if long else r"\midrule") + 1
     for row in reversed(group.index[~group.duplicated()][1:]):
