@@ -1,11 +1,13 @@
 """The page of one's own pictures, used as a person would: what it shows is what `Predictor` finds, and nothing leaves the machine."""
 
 import base64
+import http.client
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -246,8 +248,13 @@ def test_only_the_page_on_this_machine_may_ask(site: Site) -> None:
         for path in ("/server.py", "/../server.py", "/%2e%2e/server.py", "//etc/passwd"):
             assert client.get(path).status_code == 404
         assert "default-src 'self'" in client.get("/").headers["Content-Security-Policy"]
-        large = {"Content-Type": "application/json", "Content-Length": str(LARGEST + 1)}
-        assert client.post("/segment", content=iter([b"{"]), headers=large).status_code == 413
+    connection = http.client.HTTPConnection(site.address.removeprefix("http://"), timeout=60)
+    with closing(connection):  # refused by its length, before its body
+        connection.putrequest("POST", "/segment")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(LARGEST + 1))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
 
 
 def body(site: Site, **changes: Any) -> bytes:
