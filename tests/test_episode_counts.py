@@ -22,6 +22,7 @@ from symnet.embeddings import read_embeddings
 from symnet.episode_counts import EpisodeCounts, counts_of, read_episode_counts, write_episode_counts
 from symnet.errors import UserError
 from symnet.methods import method_class
+from symnet.model.resize import resize
 from symnet.protocols import SCORINGS
 from symnet.sources import CacheSource
 from symnet.testing import predicted
@@ -70,9 +71,8 @@ def test_each_is_its_episode_s(tested: Bench) -> None:
     reader = open_reader(settings.data, settings.protocol, tested.root)
     for i, episode in enumerate(episodes):
         batch = make_batch([episode], source.features(source.load(requests_of([episode]))), torch.from_numpy(vectors), base.classes)
-        full, truth = predicted(method, base.backbone, batch)[0], batch.query_mask[0]
-        for output, logits in zip(method.outputs, full, strict=True):
-            seen = logits[1] > logits[0]
+        lead, truth = predicted(method, base.backbone, batch), batch.query_mask[0]
+        for output, seen in zip(method.outputs, resize(lead, truth.shape[-1])[0] > 0, strict=True):
             four = [int((seen & (truth == 1)).sum()), int((seen & (truth == 0)).sum())]
             four += [int((~seen & (truth == 1)).sum()), int((~seen & (truth == 0)).sum())]
             assert found.of("padded", output)[i].tolist() == four

@@ -135,9 +135,12 @@ class OnSlurm:
         return list(map(self.job, cells))
 
     def train_log(self, cell: Trained) -> str:
+        """Of the last job that trains the cell; empty where Snakemake has just removed that of the one before."""
         fold, row = cell
         path = self.project.results / "logs" / "shapes" / "efficientnet_lite0" / f"fold{fold}" / row / "train-shot1.log"
-        return path.read_text()
+        with suppress(FileNotFoundError):
+            return path.read_text()
+        return ""
 
 
 def metrics(folder: Path) -> dict[str, bytes]:

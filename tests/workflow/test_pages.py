@@ -19,12 +19,11 @@ import yaml
 from PIL import Image
 
 from symnet.experiment import merge
-from tests.workflow.conftest import ROOT, TINY, Project
+from tests.workflow.conftest import REPORT, ROOT, TINY, Project
 
 pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
 
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("add-a-*.md"))
-REPORT = {"make_tables": 1, "make_figures": 1, "sync_tracking": 1}
 
 
 class Page:
@@ -82,7 +81,7 @@ def test_add_a_method(own: Project) -> None:
     assert page.write() == ["symnet/methods/matcher.py", "symnet/methods/__init__.py"]
     assert own.planned() == {}  # another method reruns nothing
     given = ("--config", "set=methods=[prototype,symnet,matcher]")
-    assert own.planned_with(*given) == {"train_method": 2, "evaluate_method": 2, **REPORT}
+    assert own.planned_with(*given) == {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}
     assert "method=symnet" not in own.told
     (own.folder / "symnet" / "methods" / "__init__.py").write_text((ROOT / "symnet" / "methods" / "__init__.py").read_text())
     page.follow()

@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from symnet.journal import read_journal
-from tests.workflow.conftest import TINY, Project
+from tests.workflow.conftest import REPORT, TINY, Project
 
 pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
-
-REPORT = {"make_tables": 1, "make_figures": 1, "sync_tracking": 1}
 
 
 def edited(**sections: dict) -> dict:

@@ -5,11 +5,9 @@ import csv
 
 import pytest
 
-from tests.workflow.conftest import TINY, Project
+from tests.workflow.conftest import REPORT, TINY, Project
 
 pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
-
-REPORT = {"make_tables": 1, "make_figures": 1, "sync_tracking": 1}
 
 
 def with_rows(**models: dict) -> dict:

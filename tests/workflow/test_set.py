@@ -5,24 +5,22 @@ import json
 import pytest
 
 from symnet.journal import read_journal
-from tests.workflow.conftest import Project
+from tests.workflow.conftest import REPORT, Project
 from tests.workflow.test_why import why
 
 pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
-
-REPORT = {"make_tables": 1, "make_figures": 1, "sync_tracking": 1}
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("set=train.lr=0.01", {"train_method": 2, "evaluate_method": 2, **REPORT}),
-        ("set=datasets.shapes.folds.1.train.lr=0.01", {"train_method": 1, "evaluate_method": 1, **REPORT}),
+        ("set=train.lr=0.01", {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}),
+        ("set=datasets.shapes.folds.1.train.lr=0.01", {"train_method": 1, "evaluate_method": 1, "make_gallery": 1, **REPORT}),
         ("set=seeds=[7,8] train.steps=3 model.prior=spm", {}),  # as they are, said again
-        ("set=methods=[prototype]", REPORT),
+        ("set=methods=[prototype]", {"make_gallery": 2, **REPORT}),
         (
             "set=protocol.episodes=5 train.lr=1e-2",
-            {"make_episodes": 2, "make_records": 4, "train_method": 2, "evaluate_method": 4, **REPORT},
+            {"make_episodes": 2, "make_records": 4, "train_method": 2, "evaluate_method": 4, "make_gallery": 2, **REPORT},
         ),
     ],
 )
@@ -55,8 +53,8 @@ def test_what_is_set_reaches_the_job_and_is_remembered(own: Project) -> None:
     assert run.status == "FINISHED"
     assert (run.params["train"]["lr"], run.params["train"]["steps"]) == (0.0125, 2)
     # the same again: that cell is up to date, the other fold is not; without: it is the other way round
-    assert own.planned_with(*given) == {"train_method": 1, "evaluate_method": 2, **REPORT}
-    assert own.planned() == {"train_method": 1, "evaluate_method": 1, **REPORT}
+    assert own.planned_with(*given) == {"train_method": 1, "evaluate_method": 2, "make_gallery": 2, **REPORT}
+    assert own.planned() == {"train_method": 1, "evaluate_method": 1, "make_gallery": 1, **REPORT}
     target = f"{cell}/model.safetensors"
     assert any("train.lr" in line and "0.0125" in line for line in why(own, target))
     assert not any("train.lr" in line for line in why(own, target, "--set", "train.lr=0.0125", "--set", "train.steps=2"))
