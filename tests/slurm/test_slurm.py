@@ -32,9 +32,7 @@ def test_the_whole_benchmark_whose_trainers_are_stopped_in_four_ways(fresh: OnSl
     that was cancelled, ran into its time limit or left before it is Snakemake's to retry.
     """
     requeued, cancelled, late, leaving = cells = [(0, "symnet"), (0, "bare"), (1, "symnet"), (1, "bare")]
-    short = {
-        "train_method": {"runtime": 3, "mem_mb": 8000, "gpu": 1}
-    }  # it leaves 90 s after its start, which may take as long
+    short = {"train_method": {"runtime": 3, "mem_mb": 8000, "gpu": 1}}  # it leaves 90 s after its start, which may take as long
     with_one = ("train_base", "cache_features", "make_records", "evaluate_method", "make_gallery")
     table = {rule: {"runtime": 60, "mem_mb": 8000, "gpu": 1} for rule in with_one}
     fresh.configure(**{"default-resources": {"slurm_partition": "urgent", "runtime": 60, "mem_mb": 8000}, "set-resources": table | short})
