@@ -57,6 +57,13 @@ REPORT = {"make_tables": 1, "make_figures": 1, "sync_tracking": 1}  # jobs that 
 SECRETS = {name: f"5ecret-{name.lower()}" for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of whole runs may take longer than others, on a busy machine."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
+
+
 class Project:
     """A copy of the project that a test may edit, with its own results."""
 

@@ -12,7 +12,7 @@ from tests.browser import chromium, fits, page
 from tests.workflow.conftest import Project
 
 __all__ = ["chromium", "page"]  # fixtures
-pytestmark = [pytest.mark.xdist_group("workflow"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("workflow"), pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="session")
