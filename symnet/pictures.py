@@ -93,7 +93,7 @@ def sheet(image: Pixels, maps: Mapping[str, np.ndarray]) -> "Image.Image":
         axis.set_axis_off()
     axes[0].imshow(image)
     axes[0].set_title("query")
-    for axis, (name, values) in zip(axes[1:], maps.items(), strict=False):
+    for axis, (name, values) in zip(axes[1 : 1 + len(maps)], maps.items(), strict=True):
         axis.imshow(values, cmap="cividis", vmin=0, vmax=1, extent=(0, width, height, 0))
         axis.set_title(name)
     canvas = FigureCanvasAgg(figure)

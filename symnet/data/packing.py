@@ -91,7 +91,7 @@ class Packed:
         head = 8 * math.prod(self.rows)
         count = (len(self.buffer) - head) // 4
         numbers = self.buffer[:head].view(torch.float64).view(self.rows)
-        columns = dict(zip(COLUMNS, numbers.T, strict=False))
+        columns = dict(zip(COLUMNS, numbers.T[: len(COLUMNS)], strict=True))
         places = numbers[:, len(COLUMNS) :].long().unflatten(1, (-1, 2))
         return columns, places, self.buffer[head : head + 3 * count].view(count, 3), self.buffer[head + 3 * count :]
 
@@ -103,7 +103,7 @@ def pack(items: Sequence[Item], pin: bool = False) -> Packed:
     starts = np.cumsum([0, *(height * width for height, width in shapes)])
     tries = max(len(plan.places) for plan in plans)
     rows = []
-    for start, shape, plan in zip(starts, shapes, plans, strict=False):
+    for start, shape, plan in zip(starts[:-1], shapes, plans, strict=True):
         places = [*plan.places, *[plan.places[-1]] * (tries - len(plan.places))]  # the last is taken anyway
         rows.append([start, *shape, *(value for name, value in plan._asdict().items() if name != "places"), *np.ravel(places)])
     numbers = np.array(rows, np.float64)

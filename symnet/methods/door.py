@@ -20,10 +20,10 @@ from symnet.config import PixelSettings, Settings
 from symnet.methods import Entry, class_of
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.model.base import PSPHead
-from symnet.model.checks import check_range, check_shapes, check_size, check_values
+from symnet.model.checks import check_episodes, check_size, check_truth
 from symnet.model.released import backbone_of, plain_names, renamed
 from symnet.model.resize import resize
-from symnet.model.segmentation import IGNORE, cross_entropy
+from symnet.model.segmentation import cross_entropy
 
 # The released code's beginnings of names, and ours, of what is not the method's own.
 FROZEN = (
@@ -155,12 +155,8 @@ class Door(nn.Module):
         query_mask [B, S, S] in {0, 1, 255}; base_mask [B, S, S]: base class + 1, 0 background, 255 ignored; base_index [B]: the
         episode's class among the base classes, left out of p_base. The last two are looked at where there is a base learner.
         """
-        batch, s = query.shape[0], self.image_size
-        check_shapes(query_mask=(query_mask, (batch, s, s)), base_mask=(base_mask, (batch, s, s)), base_index=(base_index, (batch,)))
-        check_values("query_mask", query_mask)
-        if self.base is not None:
-            check_range("base_mask", base_mask, self.base_classes, but=IGNORE)
-            check_range("base_index", base_index, self.base_classes - 1)
+        classes = None if self.base is None else self.base_classes
+        check_truth(query.shape[0], self.image_size, query_mask, base_mask, base_index, classes)
         episodes = self._batch(query, support, support_mask, text, query_mask, base_index)
         parts = self.method.losses(self.backbone, episodes)[1]
         return parts if episodes.base_logits is None else parts | {"base": cross_entropy(episodes.base_logits, base_mask.long())}
@@ -177,13 +173,7 @@ class Door(nn.Module):
     ) -> EpisodeBatch:
         """Features of the frozen pair, and the rest."""
         batch, s = query.shape[0], self.image_size
-        check_shapes(
-            query=(query, (batch, 3, s, s)),
-            support=(support, (batch, self.shot, 3, s, s)),
-            support_mask=(support_mask, (batch, self.shot, s, s)),
-            text=(text, (batch, *text.shape[1:])),
-        )
-        check_values("support_mask", support_mask)
+        check_episodes(s, self.shot, query, support, support_mask, text)
         queries = self.backbone(query)
         if self.backbone.training:  # each shot by itself: batch norm sees a batch of it
             shots = [self._support_maps(support[:, k]) for k in range(self.shot)]

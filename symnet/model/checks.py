@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from symnet.model.segmentation import IGNORE
+
 
 def check_size(image_size: int, shot: int) -> None:
     """Refuse a side that is not 8n+1, and no shots."""
@@ -36,3 +38,27 @@ def check_range(name: str, values: Tensor, last: int, but: int | None = None) ->
         wrong &= values != but
     if wrong.any():
         raise ValueError(f"{name}: found value {values[wrong][0].item()}, allowed: 0 to {last}{'' if but is None else f', {but}'}")
+
+
+def check_episodes(
+    size: int, shot: int, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor, width: int | None = None
+) -> None:
+    """Refuse what is no batch of episodes of `shot` supports, images of side `size`. width: of the text vectors; None: any."""
+    batch = query.shape[0]
+    check_shapes(
+        query=(query, (batch, 3, size, size)),
+        support=(support, (batch, shot, 3, size, size)),
+        support_mask=(support_mask, (batch, shot, size, size)),
+        text=(text, (batch, *text.shape[1:]) if width is None else (batch, width)),
+    )
+    check_values("support_mask", support_mask)
+
+
+def check_truth(batch: int, size: int, query_mask: Tensor, base_mask: Tensor, base_index: Tensor, base_classes: int | None) -> None:
+    """Refuse truth that is not that of a batch of images of side `size`. base_classes: None where there is no base learner."""
+    square = (batch, size, size)
+    check_shapes(query_mask=(query_mask, square), base_mask=(base_mask, square), base_index=(base_index, (batch,)))
+    check_values("query_mask", query_mask)
+    if base_classes is not None:
+        check_range("base_mask", base_mask, base_classes, but=IGNORE)
+        check_range("base_index", base_index, base_classes - 1)

@@ -84,7 +84,7 @@ class Squeeze(nn.Module):
 
 def _squeeze(channels: tuple[int, ...], kernels: tuple[int, ...], strides: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, after, kernel, stride in zip(channels, channels[1:], kernels, strides, strict=False):
+    for before, after, kernel, stride in zip(channels[:-1], channels[1:], kernels, strides, strict=True):
         layers += [CentrePivot(before, after, kernel, stride), nn.GroupNorm(GROUPS, after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 

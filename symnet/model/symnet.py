@@ -11,11 +11,11 @@ from symnet.backbones.base import side
 from symnet.backbones.loading import build_backbone
 from symnet.config import ModelSettings
 from symnet.model.base import PSPHead
-from symnet.model.checks import check_range, check_shapes, check_size, check_values
+from symnet.model.checks import check_episodes, check_size, check_truth
 from symnet.model.episode import EpisodeInputs, freeze_episode
 from symnet.model.head import Head, HeadOutput
 from symnet.model.resize import default_scales, resize
-from symnet.model.segmentation import IGNORE, cross_entropy
+from symnet.model.segmentation import cross_entropy
 
 
 class Correlations(NamedTuple):
@@ -112,11 +112,7 @@ class SymNet(nn.Module):
         query_mask [B, S, S] in {0, 1, 255}; base_mask [B, S, S]: base class + 1, 0 background, 255 ignored; base_index [B]: the
         episode's class among the base classes, left out of p_base.
         """
-        batch, s = query.shape[0], self.image_size
-        check_shapes(query_mask=(query_mask, (batch, s, s)), base_mask=(base_mask, (batch, s, s)), base_index=(base_index, (batch,)))
-        check_values("query_mask", query_mask)
-        check_range("base_mask", base_mask, self.base_classes, but=IGNORE)
-        check_range("base_index", base_index, self.base_classes - 1)
+        check_truth(query.shape[0], self.image_size, query_mask, base_mask, base_index, self.base_classes)
         inputs, base = self.freeze(query, support, support_mask, text, base_index)
         parts = self.head.losses(self.head(inputs, with_triplet=True), query_mask.long())
         return parts | {"base": cross_entropy(base, base_mask.long())}
@@ -126,7 +122,7 @@ class SymNet(nn.Module):
         self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor, base_index: Tensor | None = None
     ) -> tuple[EpisodeInputs, Tensor]:
         """The part that no gradient reaches, and the base learner's logits. Query and supports pass the backbone as one batch."""
-        self._check(query, support, support_mask, text)
+        check_episodes(self.image_size, self.shot, query, support, support_mask, text, self.text)
         batch, shots = support.shape[:2]
         maps = self.backbone(torch.cat([query, support.flatten(0, 1)]))
         queries, supports = [m[:batch] for m in maps], [m[batch:].unflatten(0, (batch, shots)) for m in maps]
@@ -140,14 +136,3 @@ class SymNet(nn.Module):
         maps = inputs.correlations
         correlations = None if maps is None else Correlations(*maps.split(self.backbone.groups, 1))
         return Output(final, meta, base, out.prior, out.hyper, correlations, out.support_prototypes, out.query_prototype, out.shot_weights)
-
-    def _check(self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor) -> None:
-        """Refuse shapes and mask values that do not fit, naming the argument."""
-        batch, s = query.shape[0], self.image_size
-        check_shapes(
-            query=(query, (batch, 3, s, s)),
-            support=(support, (batch, self.shot, 3, s, s)),
-            support_mask=(support_mask, (batch, self.shot, s, s)),
-            text=(text, (batch, self.text)),
-        )
-        check_values("support_mask", support_mask)

@@ -24,7 +24,7 @@ def size_scatter(rounds: Mapping[str, Sequence[EpisodeCounts]], scoring: str) ->
     panels = figure.subplots(lines, min(ROW, len(found)), squeeze=False, sharex=True, sharey=True)
     for axes in panels.ravel()[len(found) :]:
         axes.set_axis_off()
-    for axes, (name, (sizes, ious)) in zip(panels.ravel(), found.items(), strict=False):
+    for axes, (name, (sizes, ious)) in zip(panels.ravel()[: len(found)], found.items(), strict=True):
         faint = min(0.6, max(0.1, 200 / len(sizes)))
         axes.plot(sizes, ious, ".", color="C0", alpha=faint, markersize=4, markeredgewidth=0, rasterized=True)
         middle, low, median, high = binned(sizes, ious)
