@@ -13,7 +13,8 @@ from symnet.backbones.base import Backbone, load_exactly
 from symnet.backbones.loading import build_backbone, load_backbone
 from symnet.base_batches import base_batches, base_labels
 from symnet.checkpoint import load_tensors, save_tensors
-from symnet.config import PixelSettings, Settings
+from symnet.config import Settings
+from symnet.config_data import PixelSettings
 from symnet.data.classes import class_names
 from symnet.data.episodes import holdout
 from symnet.data.folds import FoldList, ListRow, base_classes, read_fold_list

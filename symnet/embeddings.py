@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symnet.artifacts import Provenance, file_digest, read_table, write_table
-from symnet.config import Settings, TextSettings
+from symnet.config import Settings
+from symnet.config_data import TextSettings
 from symnet.data.classes import class_names
 from symnet.data.corpus import corpus
 from symnet.errors import UserError, one_line

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from symnet.config import SECTIONS, Name, Section, Settings
+from symnet.config import SECTIONS, Settings
 from symnet.errors import UserError, one_line
 from symnet.methods import METHOD_SECTIONS, METHODS
 from symnet.overrides import leaves, merge, read_overrides
+from symnet.sections import Name, Section
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 # A fold may differ in how it is trained, never in what is measured: a table would mix two protocols.

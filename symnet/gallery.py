@@ -18,7 +18,7 @@ from symnet.backbones.base import side as side_at_stride_8
 from symnet.base_learner import BaseLearner
 from symnet.cases import REGIONS, SIDE, Case, Gallery, write_gallery
 from symnet.cells import lists_folder
-from symnet.config import PixelSettings
+from symnet.config_data import PixelSettings
 from symnet.data.episodes import Episode, read_manifest
 from symnet.data.images import IGNORE, Pixels
 from symnet.data.readers import Reader, open_reader

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from symnet.config import DataSettings, Settings
+from symnet.config import Settings
+from symnet.config_data import DataSettings
 from symnet.data.catalogue import FETCHED, MADE, Entry, marker, parents, provider
 from symnet.progress import size
 

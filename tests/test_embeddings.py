@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from gensim.models import KeyedVectors
 
-from symnet.config import DataSettings, Settings, TextSettings
+from symnet.config import Settings
+from symnet.config_data import DataSettings, TextSettings
 from symnet.data.classes import COCO, VOC
 from symnet.data.corpus import corpus
 from symnet.data.shapes import SHAPES
@@ -164,7 +165,7 @@ def test_corpus() -> None:
 
 LEARN = """
 import hashlib, pathlib
-from symnet.config import TextSettings
+from symnet.config_data import TextSettings
 from symnet.data.shapes import SHAPES
 from symnet.embeddings import class_vectors
 print(hashlib.sha256(class_vectors(SHAPES, TextSettings(source="shapes", dim=32), pathlib.Path()).tobytes()).hexdigest())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from symnet.config import ShapesSettings
+from symnet.config_data import ShapesSettings
 from symnet.data.shapes import draw_shapes
 from symnet.progress import byte_progress, bytes_line, duration, progress, progress_line, size
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from symnet import cli
 from symnet.artifacts import Provenance, read_json, write_json
-from symnet.config import ProtocolSettings
+from symnet.config_data import ProtocolSettings
 from symnet.errors import UserError
 from symnet.experiment import make_experiment
 from symnet.metrics import protocol_stamp

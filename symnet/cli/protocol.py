@@ -8,7 +8,7 @@ import typer
 from symnet.artifacts import read_json
 from symnet.cli.app import protocol
 from symnet.cli.complete import protocols
-from symnet.config import ProtocolSettings
+from symnet.config_data import ProtocolSettings
 from symnet.errors import EXIT_FOUND, UserError
 from symnet.experiment import load_experiment
 from symnet.protocols import BLOCKS, block, differences, in_words

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from symnet.artifacts import file_digest, read_json, read_table
-from symnet.config import DataSettings, ProtocolSettings
+from symnet.config_data import DataSettings, ProtocolSettings
 from symnet.data.images import IGNORE, BadFile, Pixels, read_mask
 from symnet.data.readers import MARK, SPLITS, Reader, Split, check_id, check_once, require
 from symnet.errors import UserError, one_line

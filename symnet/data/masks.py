@@ -13,7 +13,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from symnet.artifacts import Provenance, digest, dump_json, file_digest, write_table, write_text
-from symnet.config import DataSettings, ProtocolSettings, Settings
+from symnet.config import Settings
+from symnet.config_data import DataSettings, ProtocolSettings
 from symnet.data.classes import class_names
 from symnet.data.coco import COLUMNS, CocoReader
 from symnet.data.images import encode_mask

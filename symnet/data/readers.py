@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from symnet.config import DataSettings, ProtocolSettings
+from symnet.config_data import DataSettings, ProtocolSettings
 from symnet.data.classes import class_names
 from symnet.data.images import Pixels, check_same_size, read_image
 from symnet.errors import UserError, one_line

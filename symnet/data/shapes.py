@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from symnet.artifacts import Provenance, write_json
-from symnet.config import ShapesSettings
+from symnet.config_data import ShapesSettings
 from symnet.data.classes import SHAPES
 from symnet.data.images import IGNORE, encode_mask
 from symnet.data.shapes_draw import draw_scene

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from symnet.artifacts import digest, file_digest, read_json
-from symnet.config import DataSettings, ProtocolSettings
+from symnet.config_data import DataSettings, ProtocolSettings
 from symnet.data.images import Pixels
 from symnet.data.readers import Reader, Split
 from symnet.errors import UserError

@@ -15,7 +15,7 @@ from numpy.random import Generator
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from symnet.config import PixelSettings
+from symnet.config_data import PixelSettings
 from symnet.data.images import IGNORE, Pixels
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for values in [0, 1]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from symnet.config import DataSettings
+from symnet.config_data import DataSettings
 from symnet.data.images import Pixels, read_mask
 from symnet.data.readers import SPLITS, Reader, Split, check_id, check_once, place_of, require
 from symnet.errors import UserError

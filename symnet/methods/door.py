@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from symnet.backbones.base import load_exactly
 from symnet.backbones.loading import build_backbone
-from symnet.config import PixelSettings, Settings
+from symnet.config import Settings
+from symnet.config_data import PixelSettings
 from symnet.methods import Entry, class_of
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.model.base import PSPHead

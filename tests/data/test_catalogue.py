@@ -8,7 +8,8 @@ import pytest
 from torchvision.datasets import sbd, voc
 from torchvision.models import ResNet50_Weights, ResNet101_Weights, VGG16_BN_Weights
 
-from symnet.config import BackboneSettings, DataSettings, TextSettings
+from symnet.config import BackboneSettings
+from symnet.config_data import DataSettings, TextSettings
 from symnet.data.catalogue import CATALOGUE, COLUMNS, Entry, add_pin, load_catalogue, lock_of, parents, provider
 from symnet.errors import UserError
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from symnet.config import PixelSettings
+from symnet.config_data import PixelSettings
 from symnet.data.device_transforms import crop, transform
 from symnet.data.images import Pixels
 from symnet.data.packing import Item, Packed, pack, plan_augment, plan_fit

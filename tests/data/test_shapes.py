@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from symnet.artifacts import read_json
-from symnet.config import ShapesSettings
+from symnet.config_data import ShapesSettings
 from symnet.data.images import voc_palette
 from symnet.data.shapes import GROUP, SHAPES, draw_image, draw_shapes, image_id, plan_image
 from symnet.data.shapes_draw import SHOWN

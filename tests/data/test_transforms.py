@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from symnet.config import PixelSettings
+from symnet.config_data import PixelSettings
 from symnet.data.transforms import MEAN, STD, Draw, apply, augment, draw, fit, fitted_size, only_classes, unfit
 
 RNG = np.random.default_rng(0)
