@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from tests.bench import Bench
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Refuse to go on where pytest-xdist would spread a group over its workers: its tests share a SLURM, or a long setup."""
-    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
-    if session.config.getoption("loadgroup", False) and not all("@" in item.nodeid for item in grouped):
-        raise pytest.UsageError("this pytest-xdist does not keep groups of tests together under this pytest: see pyproject.toml")
+    if config.getoption("dist", "no") == "loadgroup" and not hasattr(pytest.Item, "_nodeid"):  # where it writes the group
+        raise pytest.UsageError(f"pytest-xdist keeps no groups of tests under pytest {pytest.__version__}: see pyproject.toml")
 
 
 @pytest.fixture(scope="session")
