@@ -16,7 +16,7 @@ def scorings_printed(scorings: pd.DataFrame, rounds: Sequence[Round]) -> Printed
     shown = scorings.astype({"dataset": str, "shot": str}).set_index([*LABELS, "scoring"]).rename(columns={"mean": "miou"})
     columns = [(name, scoring) for scoring in SCORINGS for name in ("miou", "fb_iou")]
     wide = pd.DataFrame({f"{name}_{scoring}": shown[name].xs(scoring, level="scoring") for name, scoring in columns})
-    told = caption("The same predictions under every scoring, mIoU and FB-IoU in percent", rounds)
+    told = caption("The same predictions under every scoring, mIoU and FB-IoU in percent", rounds, "mean over folds, then mean")
     return Printed(wide.reset_index(), ["dataset", "shot"], told, footnotes(rounds))
 
 
@@ -26,5 +26,5 @@ def classes_printed(per_class: pd.DataFrame, dataset: str, shot: int, scoring: s
     own = per_class[of].astype({"fold": str})
     wide = own.pivot_table(index=["backbone", "fold", "class"], columns="method", values="iou", sort=False)
     wide.columns.name = None
-    told = caption(f"IoU in percent by class, {dataset}, {shot}-shot", rounds)
+    told = caption(f"IoU in percent by class, {dataset}, {shot}-shot", rounds, "mean")
     return Printed(wide.reset_index(), ["backbone", "fold"], told, footnotes(rounds), across=True)

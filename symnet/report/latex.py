@@ -90,10 +90,10 @@ def _marks(column: "pd.Series[float]") -> "pd.Series[str]":
     return pd.Series([marks.get(value, "") for value in column], column.index)
 
 
-def caption(what: str, rounds: Sequence[Round]) -> str:
-    """What was measured, the protocol of each data set in words, the number of seeds; plain text."""
+def caption(what: str, rounds: Sequence[Round], means: str = "mean over folds, then mean and sample standard deviation") -> str:
+    """What was measured, the protocol of each data set in words, what is taken over how many seeds (`means`); plain text."""
     seeds = len({one.seed for one in rounds})
-    spread = f"mean over folds, then mean and sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    spread = f"{means} over {seeds} seeds" if seeds > 1 else "one seed"
     protocols: dict[tuple[str, str], list[str]] = {}
     for one in rounds:
         names = protocols.setdefault((one.payload["protocol_stamp"], in_words(one.payload["protocol"])), [])

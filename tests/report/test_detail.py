@@ -21,6 +21,7 @@ def test_every_scoring_beside_the_others(tmp_path: Path) -> None:
     write(tmp_path)
     tex = (tmp_path / "tables" / "scorings.tex").read_text()
     assert "mIoU padded & FB-IoU padded & mIoU original & FB-IoU original & mIoU 400 & FB-IoU 400" in tex
+    assert "mIoU and FB-IoU in percent; mean over folds, then mean over 2 seeds. " in tex
     rows = body(tmp_path / "tables" / "scorings.tex")
     # of cats and dogs together, mean over seeds and folds: (50.25 + 52.25) / 2; 10 less at the other sizes; FB-IoU with a background of 50
     assert [row[2] for row in rows] == ["prototype", "symnet (ensemble)", "symnet (meta)"]
@@ -34,6 +35,7 @@ def test_every_class_with_the_best_of_its_line(tmp_path: Path) -> None:
     write(tmp_path)
     path = tmp_path / "tables" / "classes-pascal5i-1shot.tex"
     assert r"Backbone & Fold & Class & Prototype & Symnet (ensemble) & Symnet (meta) \\" in path.read_text()
+    assert "IoU in percent by class, pascal5i, 1-shot; mean over 2 seeds. " in path.read_text()
     assert body(path) == [
         ["resnet50", "0", "cat", "30.00", r"\textbf{62.00}", r"\underline{50.00}"],
         ["", "", "dog", r"\textbf{70.00}", r"\underline{40.00}", "30.00"],
