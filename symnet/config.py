@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from symnet.backbones import BACKBONES
 from symnet.config_data import DataSettings, PixelSettings, ProtocolSettings, ShapesSettings, StoreSettings, TextSettings
-from symnet.sections import Fraction, Name, PrecisionName, Scale, Scales, Section, Side
+from symnet.config_methods import BAMSettings, HSNetSettings, PFENetSettings
+from symnet.sections import Fraction, Name, PrecisionName, Scale, Section, Side
 
 
 def _known_backbone(name: str) -> str:
@@ -139,32 +140,6 @@ class ModelSettings(Section):
         if self.apa and self.prior == "pfenet":
             raise ValueError("apa needs prior spm or hpm: its query prototype is drawn by their thresholds (found prior: pfenet)")
         return self
-
-
-class PFENetSettings(Section):
-    """PFENet."""
-
-    channels: int = Field(256, ge=8, description="width of reduced features and decoder")
-    scales: Scales = Field(
-        None,
-        min_length=1,
-        description="sides of the decoder's scales, finest first; up to 1: fractions of the features' side, as its COCO files have them; "
-        "null: 60/30/15/8 at 473 px, 81/40/20/10 at 641, else halves",
-    )
-
-
-class BAMSettings(Section):
-    """BAM."""
-
-    channels: int = Field(256, ge=8, description="width of reduced features and decoder")
-
-
-class HSNetSettings(Section):
-    """HSNet."""
-
-    border: Literal["ignore", "background"] = Field(
-        "ignore", description="the query's pixels of 255 in the loss: left out, or background as in its released code"
-    )
 
 
 class TrainSettings(OptimiserSettings):

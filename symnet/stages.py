@@ -78,8 +78,9 @@ _PLUMBING = {
     *(
         f"symnet.{name}"
         for name in (
-            *("artifacts", "backbones", "cells", "config", "config_data", "errors", "experiment", "journal", "lease", "methods"),
-            *("overlays", "prefetch", "progress", "protocols", "sections", "stages", "surroundings", "system", "watch"),
+            *("artifacts", "backbones", "cells", "config", "config_data", "config_methods", "errors", "experiment", "journal"),
+            *("lease", "methods", "overlays", "prefetch", "progress", "protocols", "sections", "stages", "surroundings"),
+            *("system", "watch"),
         )
     ),
     "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own

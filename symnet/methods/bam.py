@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from symnet.backbones.base import Backbone
-from symnet.config import BAMSettings, Settings
+from symnet.config import Settings
+from symnet.config_methods import BAMSettings
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.guided import Guided
 from symnet.model.aspp import ASPPDecoder

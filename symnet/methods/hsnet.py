@@ -13,7 +13,8 @@ from torch import Tensor
 
 from symnet.backbones.base import Backbone
 from symnet.backbones.base import side as side_at
-from symnet.config import HSNetSettings, Settings
+from symnet.config import Settings
+from symnet.config_methods import HSNetSettings
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.model.divisors import Divisors, divisors_of
 from symnet.model.numbers import in_format, wide

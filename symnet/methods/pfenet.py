@@ -15,7 +15,8 @@ from torch import Tensor
 
 from symnet.backbones.base import Backbone
 from symnet.backbones.base import side as side_at_stride_8
-from symnet.config import PFENetSettings, Settings
+from symnet.config import Settings
+from symnet.config_methods import PFENetSettings
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.guided import Guided
 from symnet.model.decoder import Decoder

@@ -1,0 +1,33 @@
+"""Settings of the methods beside Sym-Net: a section each, which only its own jobs depend on (methods/__init__.py)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from symnet.sections import Scales, Section
+
+
+class PFENetSettings(Section):
+    """PFENet."""
+
+    channels: int = Field(256, ge=8, description="width of reduced features and decoder")
+    scales: Scales = Field(
+        None,
+        min_length=1,
+        description="sides of the decoder's scales, finest first; up to 1: fractions of the features' side, as its COCO files have them; "
+        "null: 60/30/15/8 at 473 px, 81/40/20/10 at 641, else halves",
+    )
+
+
+class BAMSettings(Section):
+    """BAM."""
+
+    channels: int = Field(256, ge=8, description="width of reduced features and decoder")
+
+
+class HSNetSettings(Section):
+    """HSNet."""
+
+    border: Literal["ignore", "background"] = Field(
+        "ignore", description="the query's pixels of 255 in the loss: left out, or background as in its released code"
+    )
