@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as V
 from torch import Tensor
 
 from symnet.data.images import IGNORE
 from symnet.data.packing import Packed
-from symnet.data.transforms import BLUR_KERNEL, BLUR_SIGMA, MEAN, MEAN_COLOUR, STD
+from symnet.data.transforms import BLUR_KERNEL, BLUR_SIGMA, MEAN, MEAN_COLOUR, STD, resize
 
 EDGE = BLUR_KERNEL[0] // 2
 Columns = dict[str, Tensor]  # of `Packed`, [n, 1, 1]
@@ -125,7 +124,7 @@ def _resize(packed: Packed, pixels: Tensor, antialias: bool) -> Tensor:
     parts = pixels.split([height * width for height, width in packed.shapes])
     for part, shape, scaled, place in zip(parts, packed.shapes, packed.scaled, canvas, strict=True):
         image = part.view(*shape, 3).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-        place[:3, : scaled[0], : scaled[1]] = V.resize(image, list(scaled), antialias=antialias)
+        place[:3, : scaled[0], : scaled[1]] = resize(image, *scaled, antialias)
         place[3, : scaled[0], : scaled[1]].fill_(1)
     return canvas
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as V
 from numpy.random import Generator
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 
 from symnet.config_data import PixelSettings
 from symnet.data.images import IGNORE, Pixels
@@ -67,7 +65,7 @@ def fit(image: Pixels, mask: Pixels, size: int, antialias: bool = False) -> Fitt
     """
     height, width = fitted_size(mask.shape[0], mask.shape[1], size)  # 473 gives 472: 473 is no multiple of 8
     square = torch.zeros(3, size, size)
-    square[:, :height, :width] = V.resize(_planes(image), [height, width], antialias=antialias)
+    square[:, :height, :width] = resize(_planes(image), height, width, antialias)
     truth = torch.full((size, size), IGNORE, dtype=torch.uint8)
     truth[:height, :width] = _resize_mask(torch.from_numpy(mask.copy()), height, width)
     return Fitted(normalise(square), truth, height, width)
@@ -129,13 +127,12 @@ def apply(
 ) -> tuple[Tensor, Tensor]:
     """Carry out what was drawn. keep: share of the foreground the crop must hold; the last of `drawn.crops` is taken as it is."""
     height, width = scaled_size((mask.shape[0], mask.shape[1]), drawn.scale)
-    pixels = V.resize(_planes(image), [height, width], antialias=antialias)  # [3, H, W]
+    pixels = resize(_planes(image), height, width, antialias)  # [3, H, W]
     truth = _resize_mask(torch.from_numpy(mask.copy()), height, width)  # [H, W]
     if drawn.angle:
-        pixels = V.rotate(pixels, drawn.angle, InterpolationMode.BILINEAR, fill=MEAN_COLOUR)
-        truth = V.rotate(truth[None], drawn.angle, InterpolationMode.NEAREST, fill=[float(IGNORE)])[0]
+        pixels, truth = _rotate(pixels, truth, drawn.angle)
     if drawn.blur and can_blur(height, width):
-        pixels = V.gaussian_blur(pixels, BLUR_KERNEL, BLUR_SIGMA)
+        pixels = _blur(pixels)
     if drawn.flip:
         pixels, truth = pixels.flip(-1), truth.flip(-1)
     pixels, truth = _pad(pixels, truth, size)
@@ -163,6 +160,26 @@ def crop_places(crops: Sequence[tuple[float, float]], height: int, width: int, s
 def _planes(image: Pixels) -> Tensor:
     """Float32 in 0..255: resizing uint8 rounds after each axis, which the field's float code does not."""
     return torch.from_numpy(image.copy()).permute(2, 0, 1).float().contiguous()  # [3, H, W]
+
+
+def resize(pixels: Tensor, height: int, width: int, antialias: bool) -> Tensor:
+    """Bilinearly, about pixel centres: float32 [3, h, w] -> [3, H, W]."""
+    return F.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False, antialias=antialias)[0]
+
+
+# torchvision is imported where it is called: it brings torch's compiler, two seconds, which the many jobs that read a cache can do without.
+def _rotate(pixels: Tensor, truth: Tensor, angle: float) -> tuple[Tensor, Tensor]:
+    import torchvision.transforms.v2.functional as V
+    from torchvision.transforms import InterpolationMode
+
+    pixels = V.rotate(pixels, angle, InterpolationMode.BILINEAR, fill=MEAN_COLOUR)
+    return pixels, V.rotate(truth[None], angle, InterpolationMode.NEAREST, fill=[float(IGNORE)])[0]
+
+
+def _blur(pixels: Tensor) -> Tensor:
+    import torchvision.transforms.v2.functional as V
+
+    return V.gaussian_blur(pixels, BLUR_KERNEL, BLUR_SIGMA)
 
 
 def _resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
