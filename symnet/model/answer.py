@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from symnet.model.decoder import Decoder
+from symnet.model.products import pointwise
 from symnet.model.resize import interpolation_matrix, pool, resize
 from symnet.model.winograd import convolve
 
@@ -19,7 +20,7 @@ def shares_of(decoder: Decoder, query: Tensor) -> list[Tensor]:
     """What the query [B, C, H, W] alone gives to the first convolution of each scale: [B, C, s, s] each. A test makes it once an image."""
     size, channels = query.shape[-1], query.shape[1]
     at_scales = [query if scale == size else pool(query, scale) for scale in decoder.scales]
-    return [_pointwise(_weight(merge)[:, :channels], x) for merge, x in zip(decoder.merge, at_scales, strict=True)]
+    return [pointwise(_weight(merge)[:, :channels], x) for merge, x in zip(decoder.merge, at_scales, strict=True)]
 
 
 def answer(
@@ -36,16 +37,16 @@ def answer(
         maps = torch.cat([resize(m, scale) for m in (hyper, priors[n if len(priors) > 1 else 0]) if m is not None], 1)
         _, of_prototype, of_maps = _weight(decoder.merge[n]).split([channels, channels, maps.shape[1]], 1)
         bias = prototype @ of_prototype[:, :, 0, 0].T  # [B, C]
-        y = _pointwise(of_maps, maps, of_query[n] + bias[:, :, None, None]).relu_()  # [B, C, s, s]
+        y = pointwise(of_maps, maps, of_query[n] + bias[:, :, None, None]).relu_()  # [B, C, s, s]
         if n:
             own, finer = _weight(decoder.across[n - 1]).split(channels, 1)
-            y += _pointwise(finer, _through(x, size, scale), _pointwise(own, y)).relu_()
+            y += pointwise(finer, _through(x, size, scale), pointwise(own, y)).relu_()
         x = y + _refined(decoder.refine[n], y)
-        shares.append(_pointwise(share, x))
+        shares.append(pointwise(share, x))
     x = _sum_at(size, shares).relu_()
     x += _refined(decoder.refine_joined, x)
     first, *_, last = decoder.classify
-    return _pointwise(_weight(last), convolve(cast(nn.Conv2d, first), x).relu_(), cast(Tensor, last.bias)[None, :, None, None])
+    return pointwise(_weight(last), convolve(cast(nn.Conv2d, first), x).relu_(), cast(Tensor, last.bias)[None, :, None, None])
 
 
 def _refined(layers: nn.Module, x: Tensor) -> Tensor:
@@ -53,13 +54,6 @@ def _refined(layers: nn.Module, x: Tensor) -> Tensor:
     for layer in cast(nn.Sequential, layers)[::2]:
         x = convolve(cast(nn.Conv2d, layer), x).relu_()
     return x
-
-
-def _pointwise(weight: Tensor, x: Tensor, beside: Tensor | None = None) -> Tensor:
-    """A 1x1 convolution, [O, C, 1, 1] of [B, C, s, s]; added to what stands beside: [B, O, s, s], or one value a channel [., O, 1, 1]."""
-    weight, flat = weight[:, :, 0, 0].expand(len(x), -1, -1), x.flatten(2)
-    found = torch.bmm(weight, flat) if beside is None else torch.baddbmm(beside.flatten(2), weight, flat)
-    return found.unflatten(2, x.shape[2:])
 
 
 def _through(x: Tensor, size: int, scale: int) -> Tensor:

@@ -2,10 +2,12 @@
 
 from torch import nn
 
+from symnet.model.products import Pointwise
+
 
 def reduction(mid: int, channels: int) -> nn.Sequential:
     """Mid features to c channels: 1x1, ReLU, Dropout2d(0.5)."""
-    return nn.Sequential(nn.Conv2d(mid, channels, 1, bias=False), nn.ReLU(inplace=True), nn.Dropout2d(0.5))
+    return nn.Sequential(Pointwise(mid, channels), nn.ReLU(inplace=True), nn.Dropout2d(0.5))
 
 
 def two_convolutions(channels: int) -> nn.Sequential:

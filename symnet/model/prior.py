@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from symnet.model.numbers import wide
+from symnet.model.products import batched
 from symnet.model.resize import resize
 
 WINDOWS = ((5, 5), (7, 1), (1, 7))
@@ -30,7 +31,7 @@ def spm(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
     for window in WINDOWS:
         regions = _pool(masked, window).flatten(1, 2)  # [BK, HW, C]
         mean = _mean_direction(regions).view(batch, shots, -1)  # [B, K, C]
-        score = wide(torch.einsum("bchw,bkc->bkhw", query, mean))
+        score = wide(batched(mean, query.flatten(2)).unflatten(2, query.shape[2:]))
         priors.append(min_max(_pool(score.unsqueeze(4), window).squeeze(4)))  # [B, K, H, W]
     return torch.stack(priors).mean(0)
 
@@ -77,7 +78,7 @@ def hpm(query: Tensor, support: Tensor, mask: Tensor, scales: Sequence[int]) -> 
         at = resize(at, scale)
         s = (resize(original, scale) * at).flatten(2)  # [BK, C, P]
         mean = (s / (s.norm(dim=1, keepdim=True) + EPS)).mean(2)  # [BK, C]
-        score = torch.einsum("bchw,bc->bhw", q, mean) / (q.norm(dim=1) + EPS)
+        score = batched(mean.unsqueeze(1), q.flatten(2)).view(-1, scale, scale) / (q.norm(dim=1) + EPS)
         prior = min_max(score)  # [BK, s, s]
         priors.append(prior.unflatten(0, (batch, shots)))
         q = own if finer else q * prior.unsqueeze(1)
@@ -94,7 +95,7 @@ def _mean_direction(regions: Tensor) -> Tensor:
     """mean_j r_j / |r_j| over positions: [n, P, C] -> [n, C]."""
     norm = torch.linalg.vector_norm(regions, dim=2, dtype=wide(regions[:0]).dtype) + EPS
     if regions.dtype not in (torch.float16, torch.bfloat16):
-        return torch.bmm((1 / norm / regions.shape[1]).unsqueeze(1), regions).squeeze(1)
+        return batched((1 / norm / regions.shape[1]).unsqueeze(1), regions).squeeze(1)
     share = (1 / norm).clamp(max=6e4).to(regions.dtype)  # what float16 can hold; more than that are regions of zeros
     return (torch.bmm(share.unsqueeze(1), regions).squeeze(1).float() / regions.shape[1]).to(regions.dtype)
 
@@ -107,10 +108,15 @@ def _pool(x: Tensor, window: tuple[int, int]) -> Tensor:
     """
     height, width = window
     if height > 1:
-        x = (_band(x.shape[-3], height, x.device, x.dtype) @ x.flatten(-2)).view_as(x)
-    if width > 1:
-        x = _band(x.shape[-2], width, x.device, x.dtype) @ x
-    return x
+        x = _along(x.flatten(-2), height).view_as(x)
+    return _along(x, width) if width > 1 else x
+
+
+def _along(x: Tensor, length: int) -> Tensor:
+    """Average along the last axis but one: [..., n, m]. By a product an image."""
+    band = _band(x.shape[-2], length, x.device, x.dtype)
+    flat = x.flatten(0, -3)
+    return batched(band.expand(len(flat), -1, -1), flat).view_as(x)
 
 
 @functools.lru_cache(maxsize=32)
