@@ -20,6 +20,15 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"pytest-xdist keeps no groups of tests under pytest {pytest.__version__}: see pyproject.toml")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave whole runs out where they were not asked for."""
+    if "SYMNET_WHOLE" not in os.environ:
+        skip = pytest.mark.skip(reason="SYMNET_WHOLE is not set: no whole runs of the benchmark, of a minute or more each")
+        for item in items:
+            if item.get_closest_marker("whole"):
+                item.add_marker(skip)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the paper's reference outputs, $SYMNET_SHARED."""

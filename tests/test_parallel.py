@@ -355,6 +355,7 @@ def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
     return found
 
 
+@pytest.mark.whole
 def test_the_command_survives_the_death_of_a_process_and_a_signal(command: Callable[..., subprocess.Popen], tmp_path: Path) -> None:
     def checkpoints() -> list[str]:
         return sorted(path.name for path in tmp_path.rglob("step-*.safetensors"))

@@ -212,6 +212,7 @@ def bring_own(root: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.whole
 def test_from_nothing_to_a_table(served: tuple[str, Path], tmp_path: Path) -> None:
     address, folder = served
     (tmp_path / "project").mkdir()

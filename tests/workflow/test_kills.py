@@ -68,6 +68,7 @@ def wait_for(log: Path, victim: Victim) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.whole
 def test_killed_in_every_stage(victim: Victim, reference: Victim) -> None:
     """In turn all of its processes, snakemake alone, whose jobs live on beside those of the next one, and a job alone."""
     chance = random.Random(1)
@@ -96,6 +97,7 @@ def test_killed_in_every_stage(victim: Victim, reference: Victim) -> None:
     assert not list(victim.folder.rglob("owned"))
 
 
+@pytest.mark.whole
 def test_kills_at_random(victim: Victim, reference: Victim, finished: Project, capsys: pytest.CaptureFixture[str]) -> None:
     """What `python -m tests.kill_demo` does with the demo and twenty."""
     killed_at_random(victim, 5, finished.seconds / 2, random.Random(3))

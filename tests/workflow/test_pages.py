@@ -76,6 +76,7 @@ def test_a_page_is_short(name: str) -> None:
     assert len((ROOT / "docs" / name).read_text().splitlines()) < 90
 
 
+@pytest.mark.whole
 def test_add_a_method(own: Project) -> None:
     page = Page("add-a-method.md", own)
     assert page.write() == ["symnet/methods/matcher.py", "symnet/methods/__init__.py"]
@@ -94,6 +95,7 @@ def test_add_a_method(own: Project) -> None:
     assert own.planned_with(*given) == {}
 
 
+@pytest.mark.whole
 def test_add_a_backbone(own: Project) -> None:
     page = Page("add-a-backbone.md", own)
     assert page.write() == ["symnet/backbones/resnet18.py", "symnet/backbones/__init__.py"]
@@ -114,6 +116,7 @@ def test_add_a_backbone(own: Project) -> None:
     assert (fold / "symnet" / "shot1" / "model.safetensors").stat().st_size > 10_000
 
 
+@pytest.mark.whole
 def test_add_a_data_set(own: Project) -> None:
     root = own.folder / "data" / "fruit"
     rng = np.random.default_rng(0)
@@ -141,6 +144,7 @@ def test_add_a_data_set(own: Project) -> None:
     assert {int(line[:3]) % 6 for line in index.splitlines() if line[:3].isdigit()} == {0, 1, 2}
 
 
+@pytest.mark.whole
 def test_add_a_protocol(own: Project) -> None:
     page = Page("add-a-protocol.md", own)
     page.follow()

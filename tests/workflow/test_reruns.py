@@ -175,6 +175,7 @@ def test_bad_settings_are_told_in_one_line_and_make_nothing(project: Project, se
     assert {path: path.stat().st_mtime_ns for path in project.results.rglob("*")} == before
 
 
+@pytest.mark.whole
 def test_several_gpus_train_together_and_their_number_reruns_nothing(finished: Project, tmp_path: Path) -> None:
     own = Project.__new__(Project)
     own.folder, own.environment = tmp_path / "own", {}

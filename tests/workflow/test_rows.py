@@ -19,6 +19,7 @@ def with_rows(**models: dict) -> dict:
     return settings
 
 
+@pytest.mark.whole
 def test_a_row_is_trained_alone_and_stands_in_its_table(own: Project) -> None:
     rows = {"tdc": {"prior": "pfenet", "apa": False}, "spm": {"apa": False, "tdc": False}}
     own.configure(with_rows(**rows))
