@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from symnet.cli.app import PICTURES, Device, Threads, app
-from symnet.cli.jobs import shared_root, use_device
+from symnet.cli.app import PICTURES, Device, DryRun, Threads, app
+from symnet.cli.jobs import preview, shared_root, use_device
 from symnet.errors import UserError
 
 Model = Annotated[Path, typer.Option(help="A finished run: results/NAME/DATASET/BACKBONE/foldN/ROW/shotK.")]
@@ -23,6 +23,7 @@ def predict(
     explain: Annotated[bool, typer.Option("--explain", help="Also a sheet of what the model saw: prior, regions, correlations.")] = False,
     device: Device = "auto",
     threads: Threads = 1,
+    dry_run: DryRun = False,
 ) -> None:
     """Segment pictures of your own: OUT/OUTPUT/NAME.mask.png (0 and 255, of the picture's size), .soft.png and .overlay.png.
 
@@ -37,6 +38,8 @@ def predict(
     pairs = [_pair(one) for one in support]
     if twice := [path.stem for i, path in enumerate(query) if path.stem in [other.stem for other in query[:i]]]:
         raise UserError(f"--query: two pictures are called {twice[0]}, and their results would be; rename one, or ask in two calls")
+    if dry_run:
+        preview([model, *(path for pair in pairs for path in pair), *query], [out])
     supports = [Support(read_picture(image), as_mask(read_drawn_mask(mask, image), str(mask), value)) for image, mask in pairs]
     pictures = [read_picture(path) for path in query]
     predictor = Predictor(find_run(model), len(supports), use_device(device, threads), shared_root())

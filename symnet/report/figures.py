@@ -1,15 +1,18 @@
 """The figures of an experiment, from its tables and journals, the counts of its episodes, and what its rows saw of some of them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from symnet.artifacts import Provenance, file_digest, read_manifest, write_manifest
 from symnet.cases import Gallery, read_gallery
 from symnet.cells import Cell
 from symnet.episode_counts import read_episode_counts
 from symnet.journal import Run, read_journal
+from symnet.progress import progress
 from symnet.report.charts import ablation_bars, class_bars, training_curves
 from symnet.report.grids import episode_grid, region_grid
 from symnet.report.sizes import size_scatter
@@ -36,25 +39,36 @@ def make_figures(
     """
     read_manifest(root / "tables" / "tables.json", "tables")
     per_class, shown = pd.read_csv(root / "tables" / "per_class.csv"), [read_gallery(path) for path in galleries]
+    drawings: dict[str, Callable[[], Figure]] = {}
+    for dataset, shot in dict.fromkeys((cell.dataset, cell.shot) for cell in cells):
+        end, scoring = f"{dataset}-{shot}shot", scorings[dataset]
+        here = [cell for cell in cells if (cell.dataset, cell.shot) == (dataset, shot)]
+        drawings[f"classes-{end}"] = partial(class_bars, per_class, dataset, shot, scoring)
+        drawings[f"sizes-{end}"] = partial(_sizes, root, here, seeds, scoring)
+        for name in tables:
+            rows = pd.read_csv(root / "tables" / f"{name}.csv")
+            drawings[f"{name}-{end}"] = partial(ablation_bars, rows[(rows["dataset"] == dataset) & (rows["shot"] == shot)])
+        trained = [cell for cell in here if cell.method in trained_rows]
+        if trained:
+            drawings[f"curves-{end}"] = partial(_curves, root, trained)
+        drawings |= _of_galleries([one for one in shown if (one.dataset, one.shot) == (dataset, shot)], end)
     made: list[Path] = []
     with style():
-        for dataset, shot in dict.fromkeys((cell.dataset, cell.shot) for cell in cells):
-            end = f"{dataset}-{shot}shot"
-            made += save_figure(class_bars(per_class, dataset, shot, scorings[dataset]), out / f"classes-{end}")
-            here = [cell for cell in cells if (cell.dataset, cell.shot) == (dataset, shot)]
-            rounds = {row: [read_episode_counts(cell.episodes(root, seed)) for cell in own for seed in seeds] for row, own in _by_row(here)}
-            made += save_figure(size_scatter(rounds, scorings[dataset]), out / f"sizes-{end}")
-            for name in tables:
-                rows = pd.read_csv(root / "tables" / f"{name}.csv")
-                rows = rows[(rows["dataset"] == dataset) & (rows["shot"] == shot)]
-                made += save_figure(ablation_bars(rows), out / f"{name}-{end}")
-            trained = [cell for cell in here if cell.method in trained_rows]
-            if trained:
-                made += save_figure(training_curves(_runs(root, trained)), out / f"curves-{end}")
-            made += _of_galleries([one for one in shown if (one.dataset, one.shot) == (dataset, shot)], out, end)
+        for name, draw in progress(drawings.items(), len(drawings), "figures"):
+            made += save_figure(draw(), out / name)
     inputs = {path.name: file_digest(path) for path in sorted((root / "tables").glob("*.csv"))}
     write_manifest(out / "figures.json", made, Provenance(stage=STAGE, inputs=inputs))
     return made
+
+
+def _sizes(root: Path, cells: Sequence[Cell], seeds: Sequence[int], scoring: str) -> Figure:
+    """Of cells of a data set and shot."""
+    rounds = {row: [read_episode_counts(cell.episodes(root, seed)) for cell in own for seed in seeds] for row, own in _by_row(cells)}
+    return size_scatter(rounds, scoring)
+
+
+def _curves(root: Path, cells: Sequence[Cell]) -> Figure:
+    return training_curves(_runs(root, cells))
 
 
 def _by_row(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
@@ -62,22 +76,22 @@ def _by_row(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
         yield row, [cell for cell in cells if cell.method == row]
 
 
-def _of_galleries(galleries: Sequence[Gallery], out: Path, end: str) -> list[Path]:
+def _of_galleries(galleries: Sequence[Gallery], end: str) -> dict[str, Callable[[], Figure]]:
     """What the galleries of a data set and shot show."""
-    made: list[Path] = []
+    drawings: dict[str, Callable[[], Figure]] = {}
     chosen = [gallery for gallery in galleries if any(not case.failure for case in gallery.cases)]
     with_regions = [gallery for gallery in chosen if gallery.taus]
     if chosen:
-        made += save_figure(episode_grid(chosen, failure=False), out / f"episodes-{end}")
+        drawings[f"episodes-{end}"] = partial(episode_grid, chosen, failure=False)
     if with_regions:
-        made += save_figure(region_grid(with_regions), out / f"regions-{end}")
+        drawings[f"regions-{end}"] = partial(region_grid, with_regions)
     for one in galleries:
         if any(case.failure for case in one.cases):
-            made += save_figure(episode_grid([one], failure=True), out / f"failures-{one.dataset}-fold{one.fold}-{one.shot}shot")
-    return made
+            drawings[f"failures-{one.dataset}-fold{one.fold}-{one.shot}shot"] = partial(episode_grid, [one], failure=True)
+    return drawings
 
 
-def _runs(root: Path, cells: list[Cell]) -> dict[str, list[Run]]:
+def _runs(root: Path, cells: Sequence[Cell]) -> dict[str, list[Run]]:
     """The last training run of each cell that has one, by row."""
     found: dict[str, list[Run]] = {}
     for cell in cells:
