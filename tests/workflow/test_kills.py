@@ -14,7 +14,7 @@ import pytest
 from tests.kill_demo import Victim, differences, files, killed_at_random
 from tests.workflow.conftest import Project
 
-pytestmark = [pytest.mark.xdist_group("workflow"), pytest.mark.timeout(900)]  # one benchmark, run once
+pytestmark = [pytest.mark.xdist_group("whole"), pytest.mark.timeout(900)]  # one benchmark, run once
 
 FOLD = "shapes/efficientnet_lite0/fold0"
 # One job of every stage, in the order in which they come: its log, which it opens first of all, and an output.

@@ -21,7 +21,7 @@ from PIL import Image
 from symnet.experiment import merge
 from tests.workflow.conftest import REPORT, ROOT, TINY, Project
 
-pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
+pytestmark = pytest.mark.xdist_group("whole")  # one benchmark, run once
 
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("add-a-*.md"))
 
