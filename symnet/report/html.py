@@ -13,6 +13,7 @@ body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; }
 table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
 caption { text-align: left; max-width: 60em; padding-bottom: .8em; }
 th, td { padding: .2em .7em; text-align: left; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 th { border-bottom: 1px solid; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
 .rule td { border-top: 1px solid #999; }
