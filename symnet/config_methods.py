@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from symnet.sections import Scales, Section
+from symnet.sections import Scales, Section, Sides
 
 
 class PFENetSettings(Section):
@@ -30,4 +30,16 @@ class HSNetSettings(Section):
 
     border: Literal["ignore", "background"] = Field(
         "ignore", description="the query's pixels of 255 in the loss: left out, or background as in its released code"
+    )
+
+
+class MIANetSettings(Section):
+    """MIANet."""
+
+    channels: int = Field(256, ge=8, description="width of reduced features and decoder")
+    scales: Sides = Field(
+        None,
+        min_length=1,
+        description="sides of the decoder's scales and of their priors, finest first; null: 60/30/15/8 at 473 px, 81/40/20/10 at 641, else "
+        "halves, whose priors can be recorded",
     )

@@ -31,6 +31,7 @@ def _falling(scales: tuple[float, ...] | None) -> tuple[float, ...] | None:
 Side = Annotated[int, AfterValidator(_eight_n_plus_one)]
 Scale = Annotated[tuple[float, float], AfterValidator(_ordered)]
 Scales = Annotated[tuple[Annotated[float, Field(gt=0)], ...] | None, AfterValidator(_falling)]
+Sides = Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, AfterValidator(_falling)]
 
 
 class Section(BaseModel):

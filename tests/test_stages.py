@@ -88,7 +88,12 @@ def test_other_settings_cannot_be_read(stage: str, method: str | None) -> None:
 
 TRAINED: list[Job] = [("train", "symnet"), *(("train", method) for method in OTHERS)]
 TESTED: list[Job] = [("evaluate", "symnet"), ("evaluate", "prototype"), *(("evaluate", method) for method in OTHERS)]
-CHANGED: dict[str, dict] = {"pfenet": {"channels": 16}, "bam": {"channels": 16}, "hsnet": {"border": "background"}}
+CHANGED: dict[str, dict] = {
+    "pfenet": {"channels": 16},
+    "bam": {"channels": 16},
+    "hsnet": {"border": "background"},
+    "mianet": {"channels": 16},
+}
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
 RECORDED: list[Job] = [("records", None)]
 MASKS: list[Job] = [("masks", None)]
@@ -250,11 +255,18 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
         ("symnet.methods", set()),
         ("symnet.methods.door", set()),
         ("symnet.model.aspp", {"train-bam", "evaluate-bam"}),
-        ("symnet.model.decoder", {"gallery", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet"))}),
+        (
+            "symnet.model.decoder",
+            {"gallery", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "mianet"))},
+        ),
         ("symnet.model.squeeze", {"train-hsnet", "evaluate-hsnet"}),
         (
             "symnet.model.correlation",
-            {"records", "gallery", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "bam"))},
+            {
+                "records",
+                "gallery",
+                *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "bam", "mianet")),
+            },
         ),
         ("symnet.gallery", {"gallery"}),
         ("symnet.report.grids", {"figures"}),

@@ -43,6 +43,7 @@ METHODS = {
     "pfenet": Entry("symnet.methods.pfenet", "PFENetMethod", ("pfenet",), True, lambda s: ("twice",), "PFENet"),
     "bam": Entry("symnet.methods.bam", "BAMMethod", ("bam",), True, lambda s: ("twice",), "BAM"),
     "hsnet": Entry("symnet.methods.hsnet", "HSNetMethod", ("hsnet",), True, door="HSNet"),
+    "mianet": Entry("symnet.methods.mianet", "MIANetMethod", ("mianet",), True, lambda s: () if s.mianet.scales else ("hpm",), "MIANet"),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 

@@ -1,4 +1,4 @@
-"""What methods share whose trained head reads reduced mid features beside a prior mask: Sym-Net, PFENet, BAM.
+"""What methods share whose trained head reads reduced mid features beside a prior mask: Sym-Net, PFENet, BAM and others.
 
 The frozen part is `symnet.model.episode`'s; which parts of it a method reads is what its entry in the registry says (`Entry.records`), so
 that what is computed in training is what is recorded of test episodes.
@@ -47,8 +47,9 @@ class Guided(Method):
     def freeze(self, backbone: Backbone, batch: EpisodeBatch, training: bool = False) -> EpisodeInputs:
         """The part that no gradient reaches."""
         if batch.record is not None:
-            found = episode_inputs(batch.query[0], batch.support[1], batch.support_mask, batch.text, batch.record, reduced=True)
-            return replace(found, shares=[batch.query[i] for i in range(2, len(batch.query))])
+            kept = len(self.head.reductions)
+            found = episode_inputs(batch.query[0], batch.support[kept - 1], batch.support_mask, batch.text, batch.record, reduced=True)
+            return replace(found, shares=[batch.query[i] for i in range(kept, len(batch.query))])
         assert batch.base_logits is not None or not self.reads_base
         base, own = batch.base_logits if self.reads_base else None, batch.base_index if training else None
         maps = list(batch.query), list(batch.support)
@@ -71,14 +72,14 @@ class Guided(Method):
         return backbone.mid_blocks if recorded else None
 
     def keep(self, backbone: Backbone, maps: list[Tensor], recorded: bool) -> list[Tensor]:
-        """Beside a record, mid features reduced as a query's and as a support's, [n, c, H, W] each; and what is `also_kept`."""
+        """Beside a record, mid features by each of the head's `reductions`, [n, c, H, W]; and what is `also_kept`."""
         if not recorded:
             return maps
         mid = backbone.mid(maps)
         with in_format(self.dtype, mid.device):
             mid = wide(mid) if self.dtype == torch.float32 else mid
-            query, support = self.head.reduce_query(mid), self.head.reduce_support(mid)
-        return [query, support, *self.also_kept(query)]
+            reduced = [reduce(mid) for reduce in self.head.reductions]
+        return [*reduced, *self.also_kept(reduced[0])]
 
     def record(self, backbone: Backbone, batch: EpisodeBatch) -> Record:
         """What `freeze` finds, but for mid features and masks."""

@@ -2,21 +2,16 @@
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from symnet.backbones.base import Backbone
 from symnet.backbones.base import side as side_at_stride_8
 from symnet.config import Settings
-from symnet.methods.guided import Guided
-from symnet.model.answer import shares_of
+from symnet.methods.decoding import Decoding
 from symnet.model.divisors import Divisors
-from symnet.model.episode import EpisodeInputs
 from symnet.model.head import Head
 from symnet.model.resize import default_scales
 
 
-class SymNetMethod(Guided):
+class SymNetMethod(Decoding):
     """`meta` is the decoder's own answer, `ensemble` the one joined with the base learner's (the paper's). Losses are eq. 15's."""
 
     outputs = ("meta", "ensemble")
@@ -29,22 +24,6 @@ class SymNetMethod(Guided):
         super().__init__(settings, backbone, shots, text, side, head, settings.model.parts)
         self.model_settings = settings.model
         self.supervised = tuple(output for output in self.outputs if self.head.wants(output))
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """The decoder's."""
-        return self.head.decode.scales
-
-    def also_kept(self, query: Tensor) -> list[Tensor]:
-        """Where `model/answer.py` decodes, the query's shares."""
-        return shares_of(self.head.decode, query) if self._on_cpu(query) else []
-
-    def in_testing(self, inputs: EpisodeInputs) -> dict[str, Any]:
-        """On a CPU, `model/answer.py`."""
-        return {"on_cpu": self._on_cpu(inputs.mask)}
-
-    def _on_cpu(self, x: Tensor) -> bool:
-        return x.device.type == "cpu" and self.dtype == torch.float32 and not (self.training or torch.is_grad_enabled())
 
     def in_training(self, divisors: Divisors | None) -> dict[str, Any]:
         """The triplet, and the inner logits."""

@@ -10,10 +10,26 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from symnet.model.decoder import Decoder
+from symnet.model.decoder import Decoded, Decoder
 from symnet.model.products import pointwise
 from symnet.model.resize import interpolation_matrix, pool, resize
 from symnet.model.winograd import convolve
+
+
+def decode(
+    decoder: Decoder,
+    query: Tensor,
+    prototype: Tensor,
+    hyper: Tensor | None,
+    priors: Sequence[Tensor],
+    with_inner: bool = False,
+    on_cpu: bool = False,
+    shares: Sequence[Tensor] = (),
+) -> Decoded:
+    """`decoder(...)`; on_cpu: its `meta` alone, by `answer`. shares: as from `shares_of`, where they are at hand."""
+    if not on_cpu:
+        return decoder(query, prototype, hyper, priors, with_inner=with_inner)
+    return Decoded(answer(decoder, query.shape[-1], shares or shares_of(decoder, query), prototype, hyper, priors), [], [])
 
 
 def shares_of(decoder: Decoder, query: Tensor) -> list[Tensor]:

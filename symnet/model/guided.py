@@ -1,4 +1,4 @@
-"""What a trained head is that reads reduced mid features beside a prior mask: Sym-Net's, PFENet's, BAM's."""
+"""What a trained head is that reads reduced mid features beside a prior mask: Sym-Net's, PFENet's, BAM's and others."""
 
 from typing import Any
 
@@ -15,10 +15,15 @@ class GuidedHead(nn.Module):
     reduce_query: nn.Module  # [B, Cm, H, W] -> [B, C, H, W]
     reduce_support: nn.Module
 
+    @property
+    def reductions(self) -> tuple[nn.Module, ...]:
+        """A query's and a support's; or one that is both."""
+        return self.reduce_query, self.reduce_support
+
     def reduced(self, episode: EpisodeInputs) -> tuple[Tensor, Tensor]:
         """Mid features of queries [B, C, H, W] and of supports [BK, C, H, W]."""
         query, support = episode.query_mid, episode.support_mid.flatten(0, 1)
-        return (query, support) if episode.reduced else (self.reduce_query(query), self.reduce_support(support))
+        return (query, support) if episode.reduced else (self.reduce_query(query), self.reductions[-1](support))
 
     def losses(self, output: Any, query_mask: Tensor, divisors: Divisors | None = None) -> dict[str, Tensor]:
         """The parts of the objective, scalars. query_mask [B, S, S] int64 in {0, 1, 255}; divisors: of the batch that this is a part of."""

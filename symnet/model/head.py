@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from symnet.config import ModelSettings
-from symnet.model.answer import answer, shares_of
+from symnet.model.answer import decode
 from symnet.model.base import Ensemble
 from symnet.model.correlation import Fusion
 from symnet.model.decoder import Decoder
@@ -86,11 +86,7 @@ class Head(GuidedHead):
         hybrid = support_mean if augmented is None else s.alpha * augmented + s.beta * support_mean  # eq. 9
 
         hyper = None if episode.correlations is None else self.fuse(episode.correlations)
-        if on_cpu:
-            shares = episode.shares or shares_of(self.decode, query)
-            meta, inner = answer(self.decode, query.shape[-1], shares, hybrid, hyper, priors), []
-        else:
-            meta, inner, _ = self.decode(query, hybrid, hyper, priors, with_inner=with_triplet)
+        meta, inner, _ = decode(self.decode, query, hybrid, hyper, priors, with_triplet, on_cpu, episode.shares)
         psi = (weights * episode.psi).sum(1)  # [B]
         triplet = None
         if with_triplet and augmented is not None and s.triplet:

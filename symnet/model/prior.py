@@ -78,8 +78,9 @@ def hpm(query: Tensor, support: Tensor, mask: Tensor, scales: Sequence[int]) -> 
         at = resize(at, scale)
         s = (resize(original, scale) * at).flatten(2)  # [BK, C, P]
         mean = (s / (s.norm(dim=1, keepdim=True) + EPS)).mean(2)  # [BK, C]
-        score = batched(mean.unsqueeze(1), q.flatten(2)).view(-1, scale, scale) / (q.norm(dim=1) + EPS)
-        prior = min_max(score)  # [BK, s, s]
+        fine = q.double() if place else q  # positions of a coarse map differ by little, and min-max makes much of it
+        score = batched(mean.unsqueeze(1).to(fine.dtype), fine.flatten(2)).view(-1, scale, scale) / (fine.norm(dim=1) + EPS)
+        prior = min_max(score).to(q.dtype)  # [BK, s, s]
         priors.append(prior.unflatten(0, (batch, shots)))
         q = own if finer else q * prior.unsqueeze(1)
     return tuple(priors)

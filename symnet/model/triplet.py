@@ -1,5 +1,6 @@
 """The co-triplet loss (eq. 12)."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -36,22 +37,37 @@ def co_triplet(
     What has 16 bits is computed in float32.
     """
 
-    query, support, features = wide(query), wide(support), wide(features)
-    regions = Regions(*(wide(mean) for mean in regions))
+    unit = _unit(metric)
+    anchor, hard, background = (unit(wide(x), 1) for x in (query, regions.hard, regions.background))
+    query_terms = F.relu(distance(anchor, hard) + margin - distance(anchor, background))  # [B]
+    positives = support_triplet(support, features, foreground, margin, metric, None if divisors is None else divisors.usable)
+    return query_terms.sum() / (len(query) if divisors is None else divisors.episodes) + positives
 
-    def unit(x: Tensor, dim: int = -1) -> Tensor:
-        return F.normalize(x, dim=dim) if metric == "normalised" else x
 
-    anchor = unit(query)
-    query_terms = F.relu(distance(anchor, unit(regions.hard)) + margin - distance(anchor, unit(regions.background)))  # [B]
+def support_triplet(
+    anchor: Tensor,
+    features: Tensor,
+    foreground: Tensor,
+    margin: float = 0.5,
+    metric: Literal["normalised", "printed"] = "normalised",
+    supports: Tensor | None = None,
+) -> Tensor:
+    """Over a support's positions: the farthest of the foreground, and the mean of the rest; a scalar, arguments as `co_triplet`.
 
+    anchor [B, C]; supports [K]: usable ones of the batch that this is a part of, shot by shot; None: its own.
+    """
+    unit = _unit(metric)
     batch, shots = foreground.shape[:2]
     inside = foreground.flatten(2).flatten(0, 1)  # [BK, P]
-    positions = unit(features.flatten(0, 1).flatten(2), 1)  # [BK, C, P]
-    anchors = unit(support).repeat_interleave(shots, 0)  # [BK, C]
+    positions = unit(wide(features).flatten(0, 1).flatten(2), 1)  # [BK, C, P]
+    anchors = unit(wide(anchor), 1).repeat_interleave(shots, 0)  # [BK, C]
     farthest = distance(anchors.unsqueeze(1), positions.transpose(1, 2)).masked_fill(~inside, -1.0).amax(1)  # [BK]
     negative = distance(anchors, masked_mean(positions, (~inside).float()))  # [BK]
     used = usable(foreground)  # [B, K]
-    support_terms = torch.where(used, F.relu(farthest + margin - negative).view(batch, shots), 0.0)
-    episodes, supports = (batch, used.sum(0)) if divisors is None else (divisors.episodes, divisors.usable)
-    return query_terms.sum() / episodes + (support_terms.sum(0) / supports.clamp(min=1)).mean()
+    terms = torch.where(used, F.relu(farthest + margin - negative).view(batch, shots), 0.0)
+    return (terms.sum(0) / (used.sum(0) if supports is None else supports).clamp(min=1)).mean()
+
+
+def _unit(metric: Literal["normalised", "printed"]) -> Callable[[Tensor, int], Tensor]:
+    """What vectors along an axis are brought to before a distance is taken."""
+    return (lambda x, dim: F.normalize(x, dim=dim)) if metric == "normalised" else (lambda x, dim: x)

@@ -20,6 +20,7 @@ OURS = {
     "PFENet": {"logits": "final", "main": "prediction", "aux_mean_of_4": "inner"},
     "BAM": {"final": "ensemble"},  # of the loss: of the array it is ours as well
     "HSNet": {"cross_entropy": "prediction"},
+    "MIANet": {"logits": "final", "main": "prediction", "aux_mean_of_4": "inner"},
 }
 
 pytestmark = pytest.mark.xdist_group("released")  # each model computed once
@@ -42,6 +43,7 @@ GOLDENS = [
     Golden("BAM", "5shot", "released_state_dict_5shot"),
     Golden("HSNet", "1shot", "released_state_dict_resnet50"),
     Golden("HSNet", "5shot", "released_state_dict_resnet50"),
+    Golden("MIANet", "1shot", "released_state_dict"),
 ]
 
 
@@ -74,7 +76,7 @@ def run(request: pytest.FixtureRequest, reference: ModuleType, shared: Path, sta
     model = getattr(methods, golden.method).from_released(weights, told["shot"], told["size"], told.get("scales"))
     made = reference.episode(told["size"], told["shot"], told["batch"], told["seed"], told.get("base_classes", 15))
     episode = {name: torch.as_tensor(value) for name, value in made.items()}
-    inputs = (episode["query"], episode["support"], episode["support_mask"], torch.zeros(told["batch"], 300))
+    inputs = (episode["query"], episode["support"], episode["support_mask"], words(shared)[episode["class_id"] - 1])
     truth = (episode["query_mask"], episode["base_mask"], episode["base_index"])
     remember(model.backbone, memory)
     frozen, freeze = {}, getattr(model.method, "freeze", None)
@@ -98,6 +100,12 @@ def run(request: pytest.FixtureRequest, reference: ModuleType, shared: Path, sta
     return found
 
 
+def words(shared: Path) -> torch.Tensor:
+    """Vectors of VOC's classes, [20, 300]: the file's first rows."""
+    lines = (shared / "data" / "embeddings" / "word2vec_classes.txt").read_text().splitlines()[1:21]
+    return torch.tensor([[float(value) for value in line.split()[1:]] for line in lines])
+
+
 def remember(backbone: Any, memory: dict[Any, Any]) -> None:
     """Keep what a backbone in eval mode answers, most of the time of a pass. Weights are a function of names: a network's are the same."""
     for name in ("until_last", "last_stage"):
@@ -116,7 +124,7 @@ def remember(backbone: Any, memory: dict[Any, Any]) -> None:
 
 def without_dropout(model: torch.nn.Module) -> Any:
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout2d):
+        if isinstance(module, (torch.nn.Dropout, torch.nn.Dropout2d)):
             module.p = 0.0
     return model
 
@@ -130,7 +138,8 @@ def differences(ours: dict[str, torch.Tensor], theirs: dict[str, np.ndarray]) ->
 def test_arrays(run: SimpleNamespace) -> None:
     large = ("final", "meta", "base", "logits", "vote")
     names = OURS[run.golden.method] if run.golden.method != "BAM" else {}
-    theirs = {names.get(name, name): value for name, value in run.arrays.items() if name not in APART and not name.endswith("_shape")}
+    left_out = {*APART, *UNREAD, *(name for name in run.arrays if name.endswith("_shape"))}
+    theirs = {names.get(name, name): value for name, value in run.arrays.items() if name not in left_out}
     assert theirs
     ours = {name: getattr(run.output, name) for name in theirs}
     ours = {name: value[..., ::8, ::8] if name in large else value for name, value in ours.items()}
@@ -138,6 +147,7 @@ def test_arrays(run: SimpleNamespace) -> None:
     assert all(getattr(run.output, name).shape[-1] == run.told["size"] for name in large if hasattr(run.output, name))
 
 
+UNREAD = ("all_class_prototypes",)  # of which the episode's own class is an array of its own
 # Arrays that are no part of an answer, and what we compute of the same.
 APART = {
     "base_map_train": lambda model, frozen: frozen[True].base.unsqueeze(1),
@@ -166,7 +176,7 @@ def test_losses(run: SimpleNamespace) -> None:
 def test_losses_with_batch_norm_in_training_mode(run: SimpleNamespace) -> None:
     if run.losses_bn_train is None:
         pytest.skip("its code has the network in eval mode")
-    theirs = {OURS["PFENet"][name]: value for name, value in run.told["losses_bn_train"].items() if name != "note"}
+    theirs = {OURS[run.golden.method].get(name, name): value for name, value in run.told["losses_bn_train"].items() if name != "note"}
     assert {name: value.item() for name, value in run.losses_bn_train.items()} == pytest.approx(theirs, rel=LOSSES)
     assert run.drifted == {n for n in run.model.backbone.state_dict() if n.endswith(("running_mean", "running_var", "num_batches_tracked"))}
 
@@ -178,12 +188,14 @@ def test_gradient_norms(run: SimpleNamespace) -> None:
 
 
 def test_every_weight_is_in_its_place(run: SimpleNamespace) -> None:
-    ours, read = run.model.state_dict(), {name: value for name, value in run.state.items() if not name.startswith(("fc.", "classifier."))}
+    unused = ("fc.", "classifier.", *run.model.method.unused)
+    ours, read = run.model.state_dict(), {name: value for name, value in run.state.items() if not name.startswith(unused)}
     assert {run.model.our_name(name) for name in read} == ours.keys()
     assert {run.model.released_name(name) for name in ours} == read.keys()
     for name, value in read.items():
         assert np.array_equal(ours[run.model.our_name(name)].numpy().ravel(), value.ravel()), name
-    unread = sum(value.size for name, value in run.state.items() if name not in read)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    unread = sum(value.size for name, value in run.state.items() if name not in read and not name.endswith(statistics))
     trainable = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     counts = {"trainable": trainable, "learner": trainable, "total": sum(p.numel() for p in run.model.parameters()) + unread}
     assert run.told["parameters"].items() <= counts.items()
@@ -195,6 +207,7 @@ def test_every_weight_is_in_its_place(run: SimpleNamespace) -> None:
         ("PFENet", "released_state_dict_vgg16", 10_423_818, 25_146_954),
         ("BAM", "released_state_dict_1shot_vgg16", 4_524_038, 24_238_166),
         ("BAM", "released_state_dict_1shot_coco", 4_917_254, 51_654_147),
+        ("MIANet", "released_state_dict_vgg16", 12_101_002, 12_101_002 + 14_723_136),  # of 31,815,130 the base learner's head is not held
         ("HSNet", "released_state_dict_vgg16", 2_570_018, 2_570_018 + 14_714_688),  # torchvision's convolutions
     ],
 )
@@ -204,10 +217,13 @@ def test_others_of_the_family(state: Any, method: str, keys: str, trainable: int
     model = getattr(methods, method).from_released(state(method, keys), image_size=65)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
     assert sum(p.numel() for p in model.parameters()) == total
-    out = model(torch.randn(1, 3, 65, 65), torch.randn(1, 1, 3, 65, 65), torch.ones(1, 1, 65, 65), torch.zeros(1, 0))
+    out = model(torch.randn(1, 3, 65, 65), torch.randn(1, 1, 3, 65, 65), torch.ones(1, 1, 65, 65), torch.zeros(1, 300))
     assert out.final.shape == (1, 2, 65, 65)
     if method == "HSNet":
         assert out.corr_layer4_max_over_support.shape == (1, 1, 2, 2)  # of the last pool, which rounds down
+        return
+    if method == "MIANet":
+        assert [getattr(out, f"prior_{n}").shape[-1] for n in range(4)] == [9, 5, 3, 2]
         return
     assert out.prior.shape == (1, 1, *[5 if "vgg" in keys else 9] * 2)
     if method == "PFENet":

@@ -21,9 +21,14 @@ from tests.bench import CPU, Bench
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
 
-ROWS = {"pfenet": ("prediction",), "bam": ("meta", "ensemble"), "hsnet": ("prediction",)}
-PARTS_OF_LOSS = {"pfenet": {"prediction", "inner"}, "bam": {"meta", "ensemble"}, "hsnet": {"prediction"}}
-RECORDED = {"pfenet": {"twice"}, "bam": {"twice"}, "hsnet": set()}
+ROWS = {"pfenet": ("prediction",), "bam": ("meta", "ensemble"), "hsnet": ("prediction",), "mianet": ("prediction",)}
+PARTS_OF_LOSS = {
+    "pfenet": {"prediction", "inner"},
+    "bam": {"meta", "ensemble"},
+    "hsnet": {"prediction"},
+    "mianet": {"prediction", "inner", "triplet"},
+}
+RECORDED = {"pfenet": {"twice"}, "bam": {"twice"}, "hsnet": set(), "mianet": {"hpm"}}
 
 
 def record(bench: Bench, folder: Path, part: str, manifest: Path) -> Path:

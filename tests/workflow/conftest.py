@@ -47,6 +47,7 @@ TINY = {
     "model": {"channels": 8},
     "pfenet": {"channels": 8},
     "bam": {"channels": 8},
+    "mianet": {"channels": 8},
     "train": {"steps": 3, "batch_size": 2, "validation_episodes": 2},
     "datasets": {"shapes": {}},
 }
