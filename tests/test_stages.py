@@ -89,6 +89,7 @@ def test_other_settings_cannot_be_read(stage: str, method: str | None) -> None:
 TRAINED: list[Job] = [("train", "symnet"), *(("train", method) for method in OTHERS)]
 TESTED: list[Job] = [("evaluate", "symnet"), ("evaluate", "prototype"), *(("evaluate", method) for method in OTHERS)]
 CHANGED: dict[str, dict] = {"pfenet": {"channels": 16}, "bam": {"channels": 16}, "hsnet": {"border": "background"}}
+CHANGED |= {"fecanet": {"masked": False}, "dcama": {"dropout": 0.0}}
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
 RECORDED: list[Job] = [("records", None)]
 MASKS: list[Job] = [("masks", None)]
@@ -251,7 +252,7 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
         ("symnet.methods.door", set()),
         ("symnet.model.aspp", {"train-bam", "evaluate-bam"}),
         ("symnet.model.decoder", {"gallery", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet"))}),
-        ("symnet.model.squeeze", {"train-hsnet", "evaluate-hsnet"}),
+        ("symnet.model.squeeze", {"train-hsnet", "evaluate-hsnet", "train-fecanet", "evaluate-fecanet"}),
         (
             "symnet.model.correlation",
             {"records", "gallery", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "bam"))},

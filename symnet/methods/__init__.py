@@ -43,6 +43,8 @@ METHODS = {
     "pfenet": Entry("symnet.methods.pfenet", "PFENetMethod", ("pfenet",), True, lambda s: ("twice",), "PFENet"),
     "bam": Entry("symnet.methods.bam", "BAMMethod", ("bam",), True, lambda s: ("twice",), "BAM"),
     "hsnet": Entry("symnet.methods.hsnet", "HSNetMethod", ("hsnet",), True, door="HSNet"),
+    "fecanet": Entry("symnet.methods.fecanet", "FECANetMethod", ("fecanet",), True, door="FECANet"),
+    "dcama": Entry("symnet.methods.dcama", "DCAMAMethod", ("dcama",), True, door="DCAMA"),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 
