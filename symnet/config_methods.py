@@ -1,10 +1,15 @@
 """Settings of the methods beside Sym-Net: a section each, which only its own jobs depend on (methods/__init__.py)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from symnet.sections import Scales, Section, Sides
+from symnet.sections import Fraction, Scales, Section, Share, Sides
+
+Border = Annotated[
+    Literal["ignore", "background"],
+    Field(description="the query's pixels of 255 in the loss: left out, or background as in its released code"),
+]
 
 
 class PFENetSettings(Section):
@@ -28,9 +33,25 @@ class BAMSettings(Section):
 class HSNetSettings(Section):
     """HSNet."""
 
-    border: Literal["ignore", "background"] = Field(
-        "ignore", description="the query's pixels of 255 in the loss: left out, or background as in its released code"
+    border: Border = "ignore"
+
+
+class FECANetSettings(Section):
+    """FECANet."""
+
+    border: Border = "ignore"
+    masked: bool = Field(True, description="whether the support's block maps are masked before they are correlated; its released code: no")
+    values: Literal["attended", "own"] = Field(
+        "attended", description="what an image gathers: features of the other that it attends to, or its own there, as its released code"
     )
+    recall: Fraction = Field(0.3, description="share of training queries whose decoder sees an earlier answer")
+
+
+class DCAMASettings(Section):
+    """DCAMA."""
+
+    border: Border = "ignore"
+    dropout: Share = Field(0.5, description="of positions' features and of attention weights, in training")
 
 
 class MIANetSettings(Section):

@@ -106,7 +106,7 @@ class Captured:
 class Step:
     """`ForwardBackward` in the way that `train.compile` asks for. Chosen at the first call, and anew for other shapes.
 
-    The trials leave weights, gradients and generators as they are.
+    The trials leave weights, gradients, running statistics and generators as they are.
     """
 
     def __init__(self, work: ForwardBackward, wanted: str, steps: int, tell: Callable[[Chosen[Run]], None]) -> None:
@@ -132,6 +132,7 @@ class Step:
         elif self.wanted in ("auto", "off"):
             return self.work
         gathered, cpu, gpu = [p.grad for p in self.parameters], torch.get_rng_state(), _gpu_state()
+        statistics = [buffer.clone() for buffer in self.work.method.buffers()]
         _forget(self.parameters)
         try:
             chosen = choose(self.wanted, ways, lambda run: self._seconds(run, columns), self.steps)
@@ -141,6 +142,8 @@ class Step:
                 torch.cuda.set_rng_state(gpu)
             for p, gradient in zip(self.parameters, gathered, strict=True):
                 p.grad = gradient
+            for buffer, value in zip(self.work.method.buffers(), statistics, strict=True):
+                buffer.copy_(value)
         self.tell(chosen)
         return chosen.step
 

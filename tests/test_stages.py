@@ -94,6 +94,7 @@ CHANGED: dict[str, dict] = {
     "hsnet": {"border": "background"},
     "mianet": {"channels": 16},
 }
+CHANGED |= {"fecanet": {"masked": False}, "dcama": {"dropout": 0.0}}
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
 RECORDED: list[Job] = [("records", None)]
 MASKS: list[Job] = [("masks", None)]
@@ -259,7 +260,7 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
             "symnet.model.decoder",
             {"gallery", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "mianet"))},
         ),
-        ("symnet.model.squeeze", {"train-hsnet", "evaluate-hsnet"}),
+        ("symnet.model.squeeze", {"train-hsnet", "evaluate-hsnet", "train-fecanet", "evaluate-fecanet"}),
         (
             "symnet.model.correlation",
             {

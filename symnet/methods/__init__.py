@@ -44,6 +44,8 @@ METHODS = {
     "bam": Entry("symnet.methods.bam", "BAMMethod", ("bam",), True, lambda s: ("twice",), "BAM"),
     "hsnet": Entry("symnet.methods.hsnet", "HSNetMethod", ("hsnet",), True, door="HSNet"),
     "mianet": Entry("symnet.methods.mianet", "MIANetMethod", ("mianet",), True, lambda s: () if s.mianet.scales else ("hpm",), "MIANet"),
+    "fecanet": Entry("symnet.methods.fecanet", "FECANetMethod", ("fecanet",), True, door="FECANet"),
+    "dcama": Entry("symnet.methods.dcama", "DCAMAMethod", ("dcama",), True, door="DCAMA"),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 

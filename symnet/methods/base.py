@@ -27,6 +27,7 @@ class EpisodeBatch:
     base_logits: Tensor | None  # [B, 1 + base classes, H, W], of the queries
     text: Tensor  # [B, T]
     base_index: Tensor  # [B]
+    history: Tensor | None = None  # [B, 2, s, s]: probabilities of an earlier answer, for a method that reads them
     record: dict[str, Tensor] | None = None  # what no trained weight changes, by name (model/episode.py)
 
 
@@ -36,7 +37,9 @@ class Method(nn.Module):
     outputs: tuple[str, ...]
     supervised: tuple[str, ...] = ()
     reads_base = False  # whether it reads base logits
+    reads_history = False  # whether its door is asked with an earlier answer, too
     masks_support = False  # whether it masks supports before the fourth stage, so that their own block maps of it are not read
+    even_sizes = False  # whether its door takes images of side 8n as well: its released code's own
     released: Sequence[tuple[str, str]] = ()  # beginnings of names of the released code's entries, and the door's
     unused: tuple[str, ...] = ()  # beginnings of names of those that it holds and does not use
 

@@ -21,7 +21,7 @@ from symnet.config_data import PixelSettings
 from symnet.methods import Entry, class_of
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.model.base import PSPHead
-from symnet.model.checks import check_episodes, check_size, check_truth
+from symnet.model.checks import check_episodes, check_shapes, check_size, check_truth
 from symnet.model.released import backbone_of, plain_names, renamed
 from symnet.model.resize import resize
 from symnet.model.segmentation import cross_entropy
@@ -61,10 +61,10 @@ class Door(nn.Module):
         """
         super().__init__()
         settings = settings or Settings()
-        check_size(settings.pixels.size, shot)
+        kind: type[Method] = class_of(self.entry)
+        check_size(settings.pixels.size, shot, kind.even_sizes)
         if bn not in ("eval", "train"):
             raise ValueError(f"bn: found {bn!r}, allowed: eval, train")
-        kind: type[Method] = class_of(self.entry)
         self.image_size, self.shot, self.bn, self.base_classes = settings.pixels.size, shot, bn, base_classes
         self.backbone = build_backbone(backbone or settings.backbone.name).requires_grad_(False)
         self.base = PSPHead(self.backbone.high_channels, base_classes + 1, base_width).requires_grad_(False) if kind.reads_base else None
@@ -85,15 +85,15 @@ class Door(nn.Module):
         Backbone, widths and base classes are read from the entries. scales: the decoder's, sides or fractions, where there are such.
         Raises `ValueError` naming a missing, foreign or misshapen entry.
         """
-        check_size(image_size, shot)
         kind = class_of(cls.entry)
+        check_size(image_size, shot, kind.even_sizes)
         tensors = {name: value for name, value in plain_names(state).items() if not name.startswith(kind.unused)}
         try:
             own = kind.released_settings(tensors, scales)
             widths = [tensors[name].shape[0] for name in ("learner_base.1.4.weight", "learner_base.1.0.weight") if kind.reads_base]
         except KeyError as error:
             raise ValueError(f"no entry {error}: not a state dict of the released {cls.__name__}") from None
-        settings = Settings(pixels=PixelSettings(size=image_size), **own)
+        settings = Settings(pixels=PixelSettings().model_copy(update={"size": image_size}), **own)  # a side that is checked already
         backbone = kind.released_backbone(tensors) or backbone_of(tensors)
         base = {"base_classes": widths[0] - 1, "base_width": widths[1]} if widths else {}
         model = cls(settings, backbone=backbone, shot=shot, bn=bn, **base)
@@ -128,13 +128,15 @@ class Door(nn.Module):
             self.base.eval()
         return self
 
-    def forward(self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor) -> SimpleNamespace:
+    def forward(self, query: Tensor, support: Tensor, support_mask: Tensor, text: Tensor, history: Tensor | None = None) -> SimpleNamespace:
         """query [B, 3, S, S], support [B, K, 3, S, S] (normalised), support_mask [B, K, S, S] in {0, 1, 255}, text [B, T].
+
+        history [B, 2, s, s]: probabilities of an earlier answer, for a method that reads them; None: there is none.
 
         `final`, and the method's other logits and the base learner's (`base`), at the images' side: [B, 2, S, S]. Beside them what the
         method shows of its way there (`Method.shown`), as it is.
         """
-        batch = self._batch(query, support, support_mask, text)
+        batch = self._batch(query, support, support_mask, text, history)
         shown = self.method.shown(self.backbone, batch)
         if batch.base_logits is not None:
             shown["base"] = batch.base_logits
@@ -150,15 +152,17 @@ class Door(nn.Module):
         query_mask: Tensor,
         base_mask: Tensor,
         base_index: Tensor,
+        history: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The parts of the objective, scalars, as the method weighs them; `base` is the frozen base learner's, a constant.
 
         query_mask [B, S, S] in {0, 1, 255}; base_mask [B, S, S]: base class + 1, 0 background, 255 ignored; base_index [B]: the
-        episode's class among the base classes, left out of p_base. The last two are looked at where there is a base learner.
+        episode's class among the base classes, left out of p_base. These two are looked at where there is a base learner. history: as of
+        `forward`.
         """
         classes = None if self.base is None else self.base_classes
         check_truth(query.shape[0], self.image_size, query_mask, base_mask, base_index, classes)
-        episodes = self._batch(query, support, support_mask, text, query_mask, base_index)
+        episodes = self._batch(query, support, support_mask, text, history, query_mask, base_index)
         parts = self.method.losses(self.backbone, episodes)[1]
         return parts if episodes.base_logits is None else parts | {"base": cross_entropy(episodes.base_logits, base_mask.long())}
 
@@ -169,12 +173,17 @@ class Door(nn.Module):
         support: Tensor,
         support_mask: Tensor,
         text: Tensor,
+        history: Tensor | None,
         query_mask: Tensor | None = None,
         base_index: Tensor | None = None,
     ) -> EpisodeBatch:
         """Features of the frozen pair, and the rest."""
         batch, s = query.shape[0], self.image_size
         check_episodes(s, self.shot, query, support, support_mask, text)
+        if history is not None:
+            if not self.method.reads_history:
+                raise ValueError(f"history: found one, but {type(self).__name__} reads none")
+            check_shapes(history=(history, (batch, 2, *history.shape[-1:] * 2)))
         queries = self.backbone(query)
         if self.backbone.training:  # each shot by itself: batch norm sees a batch of it
             shots = [self._support_maps(support[:, k]) for k in range(self.shot)]
@@ -189,6 +198,7 @@ class Door(nn.Module):
             base_logits=None if self.base is None else self.base(self.backbone.levels(queries).high),
             text=text,
             base_index=query.new_full((batch,), -1, dtype=torch.int64) if base_index is None else base_index,
+            history=history,
         )
 
     def _support_maps(self, images: Tensor) -> list[Tensor]:

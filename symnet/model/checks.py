@@ -5,10 +5,10 @@ from torch import Tensor
 from symnet.model.segmentation import IGNORE
 
 
-def check_size(image_size: int, shot: int) -> None:
-    """Refuse a side that is not 8n+1, and no shots."""
-    if image_size % 8 != 1 or image_size < 33:
-        raise ValueError(f"image_size: found {image_size}, allowed: 8n+1 from 33 up")
+def check_size(image_size: int, shot: int, also_even: bool = False) -> None:
+    """Refuse a side that is not 8n+1, and no shots. also_even: 8n is allowed as well."""
+    if image_size % 8 not in ((0, 1) if also_even else (1,)) or image_size < 33:
+        raise ValueError(f"image_size: found {image_size}, allowed: {'8n and ' * also_even}8n+1 from 33 up")
     if shot < 1:
         raise ValueError(f"shot: found {shot}, allowed: 1 and more")
 

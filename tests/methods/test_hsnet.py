@@ -2,21 +2,16 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from symnet.backbones.loading import build_backbone
 from symnet.backbones.strided import ResNet50Strided
 from symnet.config import Settings
-from symnet.methods import hsnet
+from symnet.methods import voting
 from symnet.methods.base import EpisodeBatch
-from symnet.methods.hsnet import HSNetMethod, votes
+from symnet.methods.hsnet import HSNetMethod
+from symnet.methods.voting import votes
 from symnet.model.squeeze import CentrePivot, correlations_4d
-
-SIZE, SHOTS = 65, 3
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.methods.dense_batch import SHOTS, SIZE, noise_batch, randn
 
 
 def test_correlations_are_clamped_cosines() -> None:
@@ -63,20 +58,7 @@ def method_of(border: str = "ignore") -> HSNetMethod:
 
 @pytest.fixture(scope="module")
 def batch() -> EpisodeBatch:
-    backbone = build_backbone("efficientnet_lite0")
-    draw = torch.Generator().manual_seed(5)
-    mask = torch.randint(0, 2, (2, 1 + SHOTS, SIZE, SIZE), generator=draw, dtype=torch.uint8)
-    mask[:, 0, :9] = 255
-    shapes = [(channels, 9, 9) for channels in backbone.block_channels]
-    return EpisodeBatch(
-        query=[randn(2, *shape, seed=i) for i, shape in enumerate(shapes)],
-        support=[randn(2, SHOTS, *shape, seed=50 + i) for i, shape in enumerate(shapes)],
-        query_mask=mask[:, 0],
-        support_mask=mask[:, 1:],
-        base_logits=None,
-        text=torch.zeros(2, 3),
-        base_index=torch.tensor([0, 1]),
-    )
+    return noise_batch()
 
 
 @torch.no_grad()
@@ -91,7 +73,7 @@ def test_shots_vote_and_what_a_test_keeps_is_enough(batch: EpisodeBatch, monkeyp
     assert [m.shape[-1] for m in kept[0]] == [9] * 2 + [5] * 6 + [3] * 5
     again = EpisodeBatch(**vars(batch) | {"query": kept[0], "support": [m.unflatten(0, (2, SHOTS)) for m in kept[1]]})
     torch.testing.assert_close(method.predict(backbone, again)["prediction"], found)
-    monkeypatch.setattr(hsnet, "BUDGET", 1)  # one pair at a time
+    monkeypatch.setattr(voting, "BUDGET", 1)  # one pair at a time
     torch.testing.assert_close(method.each(backbone, batch), method.each(backbone, again), rtol=1e-4, atol=1e-5)
 
 

@@ -15,12 +15,15 @@ from symnet import methods
 
 # Largest difference over largest value. The goldens agree with themselves, computed another way, to 2e-5, 4e-7 and 2e-4 (their README).
 ARRAYS, LOSSES, GRADIENTS = 1e-4, 1e-5, 1e-3
+NOTHING = 1e-9  # a gradient that is 0 but for rounding: of a bias under a softmax
 # Our names for the goldens', where they differ
 OURS = {
     "PFENet": {"logits": "final", "main": "prediction", "aux_mean_of_4": "inner"},
     "BAM": {"final": "ensemble"},  # of the loss: of the array it is ours as well
     "HSNet": {"cross_entropy": "prediction"},
     "MIANet": {"logits": "final", "main": "prediction", "aux_mean_of_4": "inner"},
+    "DCAMA": {"logits": "final", "cross_entropy": "prediction"},
+    "FECANet": {"cross_entropy": "prediction"},
 }
 
 pytestmark = pytest.mark.xdist_group("released")  # each model computed once
@@ -44,6 +47,9 @@ GOLDENS = [
     Golden("HSNet", "1shot", "released_state_dict_resnet50"),
     Golden("HSNet", "5shot", "released_state_dict_resnet50"),
     Golden("MIANet", "1shot", "released_state_dict"),
+    Golden("DCAMA", "1shot", "released_state_dict_resnet50"),
+    Golden("DCAMA", "5shot", "released_state_dict_resnet50"),
+    Golden("FECANet", "1shot", "released_state_dict_resnet50"),
 ]
 
 
@@ -78,14 +84,16 @@ def run(request: pytest.FixtureRequest, reference: ModuleType, shared: Path, sta
     episode = {name: torch.as_tensor(value) for name, value in made.items()}
     inputs = (episode["query"], episode["support"], episode["support_mask"], words(shared)[episode["class_id"] - 1])
     truth = (episode["query_mask"], episode["base_mask"], episode["base_index"])
+    beside = {name: torch.as_tensor(arrays.pop(name)) for name in ("history",) if name in arrays}
     remember(model.backbone, memory)
     frozen, freeze = {}, getattr(model.method, "freeze", None)
     if freeze is not None:
         model.method.freeze = lambda *args, training=False: frozen.setdefault(training, freeze(*args, training=training))
     with torch.no_grad():
-        output = model(*inputs)
-    losses = model.losses(*inputs, *truth)
-    torch.stack(list(losses.values())).sum().backward()
+        output = model(*inputs, **beside)
+    losses = model.losses(*inputs, *truth, **beside)
+    if told["grad_norms"]:  # one has none, and no losses
+        torch.stack(list(losses.values())).sum().backward()
     found = SimpleNamespace(
         golden=golden, model=model, frozen=frozen, output=output, losses=losses, arrays=arrays, told=told, state=weights
     )
@@ -142,9 +150,11 @@ def test_arrays(run: SimpleNamespace) -> None:
     theirs = {names.get(name, name): value for name, value in run.arrays.items() if name not in left_out}
     assert theirs
     ours = {name: getattr(run.output, name) for name in theirs}
-    ours = {name: value[..., ::8, ::8] if name in large else value for name, value in ours.items()}
+    every = {name: -(-ours[name].shape[-1] // value.shape[-1]) if name in large else 1 for name, value in theirs.items()}
+    ours = {name: value if every[name] == 1 else value[..., :: every[name], :: every[name]] for name, value in ours.items()}
     assert {name: error for name, error in differences(ours, theirs).items() if not error <= ARRAYS} == {}
-    assert all(getattr(run.output, name).shape[-1] == run.told["size"] for name in large if hasattr(run.output, name))
+    whole = [name for name in large if hasattr(run.output, name) and (run.golden.method, name) != ("FECANet", "logits")]  # its own, halved
+    assert {getattr(run.output, name).shape[-1] for name in whole} == {run.told["size"]}
 
 
 UNREAD = ("all_class_prototypes",)  # of which the episode's own class is an array of its own
@@ -167,6 +177,8 @@ def test_arrays_on_the_way(run: SimpleNamespace) -> None:
 
 def test_losses(run: SimpleNamespace) -> None:
     names = OURS[run.golden.method]
+    if "losses" not in run.told:
+        pytest.skip("trained on one support")
     theirs = {names.get(name, name): value for name, value in run.told["losses"].items() if name != "total"}
     assert {name: value.item() for name, value in run.losses.items()} == pytest.approx(theirs, rel=LOSSES)
     if "total" in run.told["losses"]:
@@ -184,7 +196,7 @@ def test_losses_with_batch_norm_in_training_mode(run: SimpleNamespace) -> None:
 def test_gradient_norms(run: SimpleNamespace) -> None:
     ours = {name: p.grad.norm().item() for name, p in run.model.named_parameters() if p.grad is not None}
     theirs = {run.model.our_name(name): value for name, value in run.told["grad_norms"].items()}
-    assert ours == pytest.approx(theirs, rel=GRADIENTS)  # the frozen parts have none, on either side
+    assert ours == pytest.approx(theirs, rel=GRADIENTS, abs=NOTHING)  # the frozen parts have none, on either side
 
 
 def test_every_weight_is_in_its_place(run: SimpleNamespace) -> None:
@@ -197,7 +209,12 @@ def test_every_weight_is_in_its_place(run: SimpleNamespace) -> None:
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     unread = sum(value.size for name, value in run.state.items() if name not in read and not name.endswith(statistics))
     trainable = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    counts = {"trainable": trainable, "learner": trainable, "total": sum(p.numel() for p in run.model.parameters()) + unread}
+    counts = {
+        "trainable": trainable,
+        "learner": trainable,
+        "model": trainable,
+        "total": sum(p.numel() for p in run.model.parameters()) + unread,
+    }
     assert run.told["parameters"].items() <= counts.items()
 
 
