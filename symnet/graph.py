@@ -48,10 +48,13 @@ def _all(plan: Plan) -> Iterator[Job]:
     expected = json.loads(json.dumps(plan.expected()))
     note = Note(settings=expected, code=plan.code_of("tables"), options={"published": plan.published_mark()})
     yield Job("tables", tuple(tables), note, inputs)
+    luck = tuple(map(Path, plan.luck_files(".csv", ".tex", ".html")))
+    tested = (*map(Path, plan.metric_files()), *map(Path, plan.episode_files()))
+    yield Job("luck", luck, Note(settings=expected, code=plan.code_of("luck")), tested)
     figures = [Path(path) for end in (".pdf", ".png") for path in plan.figures.files(end)]
     shown = tuple(map(Path, (*plan.figures.galleries(), *plan.episode_files())))
-    yield Job("figures", tuple(figures), Note(settings=expected, code=plan.code_of("figures")), after=(*tables, *shown))
-    yield Job("track", (plan.folder / "tracking.json",), Note(code=plan.code_of("track")), after=tuple(tables))
+    yield Job("figures", tuple(figures), Note(settings=expected, code=plan.code_of("figures")), after=(*tables, *luck, *shown))
+    yield Job("track", (plan.folder / "tracking.json",), Note(code=plan.code_of("track")), after=(*tables, *luck))
 
 
 def _data(plan: Plan, dataset: str) -> Iterator[Job]:

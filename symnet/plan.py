@@ -91,6 +91,10 @@ class Plan:
         detail = ["scorings", *(f"classes-{dataset}-{shot}shot" for dataset in self.datasets for shot in self.shots)]
         return [str(self.folder / "tables" / f"{name}{end}") for end in ends for name in names + detail * (end != ".csv")]
 
+    def luck_files(self, *ends: str) -> list[str]:
+        """The tables of what is luck, in these formats."""
+        return [str(self.folder / "tables" / f"{name}{end}") for end in ends for name in ("differences", "ranks", "sizes")]
+
     def episode_files(self) -> list[str]:
         """What every round counted of each of its episodes."""
         return [str(cell.episodes(self.folder, seed)) for cell in self.cells() for seed in self.seeds]

@@ -67,6 +67,7 @@ STAGES = {
     ),
     "gallery": Stage("symnet.gallery", ()),
     "tables": Stage("symnet.report.tables", ()),
+    "luck": Stage("symnet.report.luck", ()),
     "figures": Stage("symnet.report.figures", ()),
     "track": Stage("symnet.tracking", ()),
 }

@@ -68,6 +68,24 @@ def tables(
 
 
 @app.command(rich_help_panel=RESULTS)
+def luck(config: Config, results: Results, out: Out, dry_run: DryRun = False) -> None:
+    """Tell what of the main table is luck: differences.csv, ranks.csv, sizes.csv, and the same as LaTeX and HTML.
+
+    Example: symnet luck --config config/demo.yaml --results results/demo --out results/demo/tables
+    """
+    from symnet.report.luck import make_luck
+
+    expected = expected_of(config)
+    cells, seeds = [Cell(**cell) for cell in expected["cells"]], expected["seeds"]
+    files = [path(results, seed) for cell in cells for seed in seeds for path in (cell.metrics, cell.episodes)]
+    if dry_run:
+        preview(files, [out / f"{name}.csv" for name in ("differences", "ranks", "sizes")])
+    note = Note(settings=expected, code=code_of("luck"), inputs=sums(path for path in files if path.is_file()))
+    make_luck(results, out, cells, seeds, expected["scorings"])
+    keep(out / "differences.csv", "luck", note)
+
+
+@app.command(rich_help_panel=RESULTS)
 def gallery(
     dataset: Dataset,
     backbone: Backbone,

@@ -15,6 +15,7 @@ from symnet.journal import Run, read_journal
 from symnet.progress import progress
 from symnet.report.charts import ablation_bars, class_bars, training_curves
 from symnet.report.grids import episode_grid, region_grid
+from symnet.report.ranks import rank_figure
 from symnet.report.sizes import size_scatter
 from symnet.report.style import save_figure, style
 
@@ -33,18 +34,23 @@ def make_figures(
 ) -> list[Path]:
     """Draw the figures of the experiment under `root` into `out`; figures.json there tells the sums of what they show. Returns them.
 
-    classes-DATASET-SHOTshot: IoU by class; sizes-...: by the size of the object; NAME-...: each of `tables`, those that the experiment
-    defines; curves-...: how training went; episodes-..., regions-... and failures-DATASET-foldN-SHOTshot: what `galleries` show.
+    classes-DATASET-SHOTshot: IoU by class; sizes-...: by the size of the object; ranks-...: mean ranks; NAME-...: each of `tables`, those
+    that the experiment defines; curves-...: how training went; episodes-..., regions-... and failures-DATASET-foldN-SHOTshot: what
+    `galleries` show.
     scorings: by data set, which one counts; trained_rows: those that have journals.
     """
     read_manifest(root / "tables" / "tables.json", "tables")
+    read_manifest(root / "tables" / "luck.json", "luck")
     per_class, shown = pd.read_csv(root / "tables" / "per_class.csv"), [read_gallery(path) for path in galleries]
+    ranks = pd.read_csv(root / "tables" / "ranks.csv")
     drawings: dict[str, Callable[[], Figure]] = {}
     for dataset, shot in dict.fromkeys((cell.dataset, cell.shot) for cell in cells):
         end, scoring = f"{dataset}-{shot}shot", scorings[dataset]
         here = [cell for cell in cells if (cell.dataset, cell.shot) == (dataset, shot)]
         drawings[f"classes-{end}"] = partial(class_bars, per_class, dataset, shot, scoring)
         drawings[f"sizes-{end}"] = partial(_sizes, root, here, seeds, scoring)
+        of = ranks[(ranks["dataset"] == dataset) & (ranks["shot"] == shot)]
+        drawings[f"ranks-{end}"] = partial(rank_figure, list(of["method"]), list(of["rank"]), of["critical_difference"].iloc[0])
         for name in tables:
             rows = pd.read_csv(root / "tables" / f"{name}.csv")
             drawings[f"{name}-{end}"] = partial(ablation_bars, rows[(rows["dataset"] == dataset) & (rows["shot"] == shot)])

@@ -1,8 +1,9 @@
-"""IoU of single episodes against the size of their object: which objects a method misses."""
+"""IoU against the size of the object: which objects a method misses."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -11,6 +12,7 @@ from symnet.report.style import PAGE, new_figure
 
 BINS, LEAST = 8, 10  # bins of equal numbers of episodes, at most; episodes of one, at least
 ROW = 3  # panels
+SIZES = {"below 0.03": 0.03, "0.03 to 0.1": 0.1, "0.1 to 0.25": 0.25, "from 0.25": 2.0}  # shares of the image, and where each ends
 
 
 def size_scatter(rounds: Mapping[str, Sequence[EpisodeCounts]], scoring: str) -> Figure:
@@ -55,3 +57,25 @@ def binned(sizes: np.ndarray, ious: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     pieces = np.array_split(order, min(BINS, max(1, len(order) // LEAST)))
     quartiles = np.array([np.percentile(ious[piece], (25, 50, 75)) for piece in pieces])
     return np.array([np.median(sizes[piece]) for piece in pieces]), *quartiles.T
+
+
+def by_size(rounds: Mapping[str, Mapping[tuple[int, int], EpisodeCounts]], scoring: str) -> pd.DataFrame:
+    """A line a row and size: mIoU in percent over the classes of its folds with such objects, counts of all seeds summed; and how many
+    episodes and classes that are. Without an episode it has no mIoU.
+
+    rounds: by row of the experiment, then by fold and seed, all on the same episodes.
+    """
+    lines = []
+    for row, own in rounds.items():
+        places = np.array([f"{fold} {name}" for (fold, _), one in own.items() for name in one.classes])
+        size = np.digitize(np.concatenate([one.sizes() for one in own.values()]), list(SIZES.values()))
+        for output, method in next(iter(own.values())).named(row).items():
+            counts = np.concatenate([one.of(scoring, output) for one in own.values()])  # [E, 4]
+            for number, label in enumerate(SIZES):
+                at = size == number
+                classes, of = np.unique(places[at], return_inverse=True)
+                sums = np.zeros((len(classes), 4))
+                np.add.at(sums, of, counts[at])
+                miou = 100 * (sums[:, 0] / np.maximum(sums[:, :3].sum(1), 1)).mean() if len(classes) else np.nan
+                lines.append({"method": method, "size": label, "episodes": at.sum(), "classes": len(classes), "miou": miou})
+    return pd.DataFrame(lines)

@@ -14,6 +14,7 @@ from symnet.episode_counts import write_episode_counts
 from symnet.journal import Journal, Run, read_journal
 from symnet.report.charts import ablation_bars, class_bars, training_curves
 from symnet.report.figures import make_figures
+from symnet.report.luck import make_luck
 from symnet.report.style import save_figure, style
 from symnet.report.tables import make_tables
 from tests.report.test_grids import gallery
@@ -38,6 +39,7 @@ def root(tmp_path: Path) -> Path:
             for step in (10, 20, 30):
                 journal.log(step, loss=3.0 - step / 10 - cell.fold, **{"base_val.miou": step + cell.fold})
     make_tables(CELLS, SEEDS, tmp_path, tmp_path / "tables")
+    make_luck(tmp_path, tmp_path / "tables", CELLS, SEEDS, {"pascal5i": "padded"})
     return tmp_path
 
 
@@ -88,7 +90,7 @@ def test_every_figure_is_written_in_both_formats_and_the_same_twice(root: Path) 
         write_gallery(path, gallery(fold), Provenance(stage="gallery"))
     for folder in ("figures", "again"):
         make_figures(root, root / folder, CELLS, SEEDS, shown, [], {"pascal5i": "padded"}, ["symnet"])
-    charts = [f"{name}-pascal5i-1shot" for name in ("classes", "sizes", "curves", "episodes", "regions")]
+    charts = [f"{name}-pascal5i-1shot" for name in ("classes", "sizes", "ranks", "curves", "episodes", "regions")]
     names = {f"{name}{end}" for name in (*charts, *(f"failures-pascal5i-fold{fold}-1shot" for fold in (0, 1))) for end in (".pdf", ".png")}
     assert {path.name for path in (root / "figures").iterdir()} == {*names, "figures.json"}
     for name in names:

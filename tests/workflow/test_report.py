@@ -24,9 +24,9 @@ def report(finished: Project) -> Path:
 
 def test_everything_is_in_one_file(report: Path) -> None:
     text = report.read_text()
-    figures = [f"{name}-shapes-1shot.png" for name in ("classes", "curves", "sizes", "episodes", "regions")]
+    figures = [f"{name}-shapes-1shot.png" for name in ("classes", "curves", "sizes", "ranks", "episodes", "regions")]
     figures += [f"failures-shapes-fold{fold}-1shot.png" for fold in (0, 1)]
-    for name in ("main.html", "paper-shapes.html", "counts.txt", *figures):
+    for name in ("main.html", "paper-shapes.html", "differences.html", "counts.txt", *figures):
         assert name in text
     assert not re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//", text)
     captions = ("Bars end at the mean over seeds", "shapes: round of seed 7; failures are of each class the episode")

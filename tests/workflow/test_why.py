@@ -29,6 +29,7 @@ RULES = {
     "evaluate": "evaluate_method",
     "gallery": "make_gallery",
     "tables": "make_tables",
+    "luck": "make_luck",
     "figures": "make_figures",
     "track": "sync_tracking",
 }

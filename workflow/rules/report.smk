@@ -66,9 +66,37 @@ rule make_tables:
         """
 
 
+rule make_luck:
+    input:
+        plan.metric_files(),
+        plan.episode_files(),
+        settings=plan.slice_path("tables"),
+    output:
+        plan.luck_files(".csv", ".tex"),
+        [
+            report(path, caption="../report/luck.rst", category="Tables", labels={"table": Path(path).stem})
+            for path in plan.luck_files(".html")
+        ],
+    log:
+        f"{LOGS}/make_luck.log",
+    conda:
+        "../../environment.yml"
+    params:
+        code=plan.code("luck"),
+        out=subpath(output[0], parent=True),
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet luck \
+            --config {input.settings:q} \
+            --out {params.out:q} \
+            >{log:q} 2>&1
+        """
+
+
 rule make_figures:
     input:
         rules.make_tables.output,
+        rules.make_luck.output,
         plan.figures.galleries(),
         plan.episode_files(),
         settings=plan.slice_path("tables"),
@@ -99,6 +127,7 @@ rule sync_tracking:
     input:
         plan.metric_files(),
         rules.make_tables.output,
+        rules.make_luck.output,
     output:
         f"{ROOT}/tracking.json",
     log:
