@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from symnet.backbones import BACKBONES
 from symnet.config_data import DataSettings, PixelSettings, ProtocolSettings, ShapesSettings, StoreSettings, TextSettings
-from symnet.config_methods import BAMSettings, HSNetSettings, MIANetSettings, PFENetSettings
+from symnet.config_methods import BAMSettings, CyCTRSettings, HSNetSettings, MIANetSettings, PFENetSettings, QPENetSettings
 from symnet.sections import Fraction, Name, PrecisionName, Scale, Section, Side
 
 
@@ -212,6 +212,8 @@ class Settings(Section):
     bam: BAMSettings = BAMSettings()
     hsnet: HSNetSettings = HSNetSettings()
     mianet: MIANetSettings = MIANetSettings()
+    cyctr: CyCTRSettings = CyCTRSettings()
+    qpenet: QPENetSettings = QPENetSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gallery: GallerySettings = GallerySettings()

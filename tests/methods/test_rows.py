@@ -21,14 +21,23 @@ from tests.bench import CPU, Bench
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
 
-ROWS = {"pfenet": ("prediction",), "bam": ("meta", "ensemble"), "hsnet": ("prediction",), "mianet": ("prediction",)}
+ROWS = {
+    "pfenet": ("prediction",),
+    "bam": ("meta", "ensemble"),
+    "hsnet": ("prediction",),
+    "mianet": ("prediction",),
+    "cyctr": ("prediction",),
+    "qpenet": ("prediction",),
+}
 PARTS_OF_LOSS = {
     "pfenet": {"prediction", "inner"},
     "bam": {"meta", "ensemble"},
     "hsnet": {"prediction"},
     "mianet": {"prediction", "inner", "triplet"},
+    "cyctr": {"prediction", "auxiliary"},
+    "qpenet": {"prediction", "background", "initial", "simple"},
 }
-RECORDED = {"pfenet": {"twice"}, "bam": {"twice"}, "hsnet": set(), "mianet": {"hpm"}}
+RECORDED = {"pfenet": {"twice"}, "bam": {"twice"}, "hsnet": set(), "mianet": {"hpm"}, "cyctr": {"pfenet"}, "qpenet": {"twice"}}
 
 
 def record(bench: Bench, folder: Path, part: str, manifest: Path) -> Path:
