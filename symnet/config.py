@@ -10,7 +10,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from symnet.backbones import BACKBONES
 from symnet.config_data import DataSettings, PixelSettings, ProtocolSettings, ShapesSettings, StoreSettings, TextSettings
-from symnet.config_methods import BAMSettings, DCAMASettings, FECANetSettings, HSNetSettings, MIANetSettings, PFENetSettings
+from symnet.config_methods import (
+    BAMSettings,
+    CyCTRSettings,
+    DCAMASettings,
+    FECANetSettings,
+    HSNetSettings,
+    MIANetSettings,
+    PFENetSettings,
+    QPENetSettings,
+)
 from symnet.sections import Fraction, Name, PrecisionName, Scale, Section, Side
 
 
@@ -214,6 +223,8 @@ class Settings(Section):
     mianet: MIANetSettings = MIANetSettings()
     fecanet: FECANetSettings = FECANetSettings()
     dcama: DCAMASettings = DCAMASettings()
+    cyctr: CyCTRSettings = CyCTRSettings()
+    qpenet: QPENetSettings = QPENetSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gallery: GallerySettings = GallerySettings()

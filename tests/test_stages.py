@@ -93,6 +93,8 @@ CHANGED: dict[str, dict] = {
     "bam": {"channels": 16},
     "hsnet": {"border": "background"},
     "mianet": {"channels": 16},
+    "cyctr": {"channels": 16},
+    "qpenet": {"labels": "slipped"},
 }
 CHANGED |= {"fecanet": {"masked": False}, "dcama": {"dropout": 0.0}}
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
@@ -261,12 +263,13 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
             {"gallery", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "mianet"))},
         ),
         ("symnet.model.squeeze", {"train-hsnet", "evaluate-hsnet", "train-fecanet", "evaluate-fecanet"}),
+        ("symnet.model.cycle", {f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("cyctr", "qpenet")}),
         (
             "symnet.model.correlation",
             {
                 "records",
                 "gallery",
-                *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "bam", "mianet")),
+                *(f"{s}-{m}" for s in ("train", "evaluate") for m in ("symnet", "pfenet", "bam", "mianet", "cyctr", "qpenet")),
             },
         ),
         ("symnet.gallery", {"gallery"}),

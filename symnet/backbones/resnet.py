@@ -44,11 +44,12 @@ class ResNet(Backbone):
     """The trunk that all four share: one block map a bottleneck of layer2 (512 channels), layer3 (1024) and layer4 (2048).
 
     Dilation 2 in every block of layer3 and 4 in every block of layer4, the first included: not torchvision's rule, which gives the
-    first block the previous dilation.
+    first block the previous dilation (`dilates_late`).
     """
 
     deep_stem: bool
     dilates = True
+    dilates_late = False
     low_channels, mid_channels, high_channels = 512, 1536, 2048
 
     def __init__(self) -> None:
@@ -59,8 +60,9 @@ class ResNet(Backbone):
         self.layer1 = _stage(128 if self.deep_stem else 64, 64, blocks=3, stride=1, dilation=1)
         self.layer2 = _stage(256, 128, blocks=second, stride=2, dilation=1)
         strides, dilations = ((1, 1), (2, 4)) if self.dilates else ((2, 2), (1, 1))
-        self.layer3 = _stage(512, 256, blocks=third, stride=strides[0], dilation=dilations[0])
-        self.layer4 = _stage(1024, 512, blocks=fourth, stride=strides[1], dilation=dilations[1])
+        first = (1, dilations[0]) if self.dilates_late else dilations
+        self.layer3 = _stage(512, 256, blocks=third, stride=strides[0], dilation=dilations[0], first=first[0])
+        self.layer4 = _stage(1024, 512, blocks=fourth, stride=strides[1], dilation=dilations[1], first=first[1])
 
     def until_last(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """[B, 3, S, S] -> block maps of layer2 and layer3 [B, C_i, H, W], before their last ReLU; layer3 after it."""
@@ -153,6 +155,7 @@ def _conv(channels_in: int, channels: int, stride: int, kernel: int = 3) -> list
     return [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
 
 
-def _stage(channels_in: int, width: int, blocks: int, stride: int, dilation: int) -> nn.Sequential:
-    first = Bottleneck(channels_in, width, stride, dilation, project=True)
-    return nn.Sequential(first, *(Bottleneck(4 * width, width, 1, dilation, project=False) for _ in range(blocks - 1)))
+def _stage(channels_in: int, width: int, blocks: int, stride: int, dilation: int, first: int | None = None) -> nn.Sequential:
+    """first: dilation of the first block, where it is another."""
+    entry = Bottleneck(channels_in, width, stride, first or dilation, project=True)
+    return nn.Sequential(entry, *(Bottleneck(4 * width, width, 1, dilation, project=False) for _ in range(blocks - 1)))

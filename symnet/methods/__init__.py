@@ -46,6 +46,8 @@ METHODS = {
     "mianet": Entry("symnet.methods.mianet", "MIANetMethod", ("mianet",), True, lambda s: () if s.mianet.scales else ("hpm",), "MIANet"),
     "fecanet": Entry("symnet.methods.fecanet", "FECANetMethod", ("fecanet",), True, door="FECANet"),
     "dcama": Entry("symnet.methods.dcama", "DCAMAMethod", ("dcama",), True, door="DCAMA"),
+    "cyctr": Entry("symnet.methods.cyctr", "CyCTRMethod", ("cyctr",), True, lambda s: ("pfenet",), "CyCTR"),
+    "qpenet": Entry("symnet.methods.qpenet", "QPENetMethod", ("qpenet",), True, lambda s: ("twice",), "QPENet"),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 

@@ -100,8 +100,12 @@ class Guided(Method):
         """The objective, its parts, and the outputs."""
         run = torch.compile(self.head.forward, dynamic=False) if self.compiled else self.head
         out = self.answer(run, self.freeze(backbone, batch, training=True), **self.in_training(divisors))
-        parts = self.head.losses(out, batch.query_mask.long(), divisors)
+        parts = self.parts_of(out, batch, divisors)
         return self.head.objective(parts), parts, self._named(out)
+
+    def parts_of(self, out: Any, batch: EpisodeBatch, divisors: Divisors | None) -> dict[str, Tensor]:
+        """The parts of the objective, of the head's output."""
+        return self.head.losses(out, batch.query_mask.long(), divisors)
 
     def _named(self, out: Any) -> dict[str, Tensor]:
         return {name: getattr(out, name) for name in self.outputs}

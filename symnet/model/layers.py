@@ -1,6 +1,6 @@
 """Small pieces that heads of this family are made of."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from symnet.model.products import Pointwise
 
@@ -25,3 +25,8 @@ def classifier(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.ReLU(inplace=True), nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1)
     )
+
+
+def tiled(vector: Tensor, like: Tensor) -> Tensor:
+    """A vector [n, C] at every position of a map [n, C', H, W]: [n, C, H, W], a view."""
+    return vector[:, :, None, None].expand(-1, -1, *like.shape[2:])

@@ -46,6 +46,8 @@ TINY = {
     "features": {"train_views": 1},
     "model": {"channels": 8},
     "pfenet": {"channels": 8},
+    "cyctr": {"channels": 16},
+    "qpenet": {"channels": 16},
     "bam": {"channels": 8},
     "mianet": {"channels": 8},
     "train": {"steps": 3, "batch_size": 2, "validation_episodes": 2},
