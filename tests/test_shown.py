@@ -96,7 +96,7 @@ def figures(tmp_path: Path, **changes: Any) -> FigurePlan:
 
 def test_the_figures_of_an_experiment(tmp_path: Path) -> None:
     names = [one.stem for one in figures(tmp_path).all()]
-    charts = ["classes-shapes-1shot", "sizes-shapes-1shot", "curves-shapes-1shot"]
+    charts = ["classes-shapes-1shot", "sizes-shapes-1shot", "ranks-shapes-1shot", "curves-shapes-1shot"]
     of_folds = [f"failures-shapes-fold{fold}-1shot" for fold in (0, 1)]
     assert names == [*charts, "episodes-shapes-1shot", "regions-shapes-1shot", *of_folds]
     assert [one.stem for one in figures(tmp_path, gallery={"classes": 0, "failures": 0}).all()] == charts
