@@ -178,7 +178,8 @@ def test_the_released_network_dilates_late() -> None:
     ours, plain = ResNet50Frozen().eval(), ResNet50().eval()
     found = [(block.conv2.dilation[0], block.conv2.padding[0]) for stage in (ours.layer3, ours.layer4) for block in stage]
     assert found == [(1, 1), *[(2, 2)] * 6, *[(4, 4)] * 2]
-    plain.load_state_dict(ours.state_dict(), strict=False)  # it has counters beside
+    counters = {name: value for name, value in plain.state_dict().items() if name.endswith("num_batches_tracked")}
+    plain.load_state_dict(ours.state_dict() | counters)
     for network in (ours, plain):
         network.layer3[0].conv2.padding = network.layer3[0].conv2.dilation = (2, 2)
         network.layer4[0].conv2.padding = network.layer4[0].conv2.dilation = (4, 4)
