@@ -10,15 +10,6 @@ from symnet.backbones.base import Backbone
 from symnet.backbones.resnet import ResNet, ResNet50TV, ResNet101TV
 
 
-def from_first(network: ResNet, images: Tensor) -> tuple[list[Tensor], Tensor]:
-    """`ResNet.until_last`, with the first stage's last block map, before its ReLU, at the head of the list."""
-    x, maps = network.layer0(images), []
-    for block in (*network.layer1, *network.layer2, *network.layer3):
-        maps.append(block(x))
-        x = F.relu(maps[-1])
-    return maps[len(network.layer1) - 1 :], x
-
-
 class ResNet50Strided(ResNet50TV):
     """Torchvision's ResNet-50."""
 
@@ -33,24 +24,28 @@ class ResNet101Strided(ResNet101TV):
     dilates = False
 
 
-class ResNet50FromFirst(ResNet50Strided):
-    """The same, and before its block maps the first stage's last, at stride 4: one that `groups` does not count."""
-
-    until_last = from_first
+class _FromFirst(ResNet):
+    """Before its block maps the first stage's last, at stride 4: one that `groups` does not count."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.block_channels = (256, *self.block_channels)  # type: ignore[assignment]  # a longer tuple than the network's own
+        self.block_channels = (256, *self.block_channels)  # a longer tuple than the network's own
+
+    def until_last(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As `ResNet.until_last`, with one map more at the head of the list."""
+        x, maps = self.layer0(images), []
+        for block in (*self.layer1, *self.layer2, *self.layer3):
+            maps.append(block(x))
+            x = F.relu(maps[-1])
+        return maps[len(self.layer1) - 1 :], x
 
 
-class ResNet101FromFirst(ResNet101Strided):
-    """As above."""
+class ResNet50FromFirst(_FromFirst, ResNet50Strided):
+    """DCAMA's network."""
 
-    until_last = from_first
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.block_channels = (256, *self.block_channels)  # type: ignore[assignment]  # a longer tuple than the network's own
+class ResNet101FromFirst(_FromFirst, ResNet101Strided):
+    """DCAMA's network, deeper."""
 
 
 class VGG16Strided(Backbone):

@@ -16,6 +16,7 @@ from symnet.config import Settings
 from symnet.config_methods import BAMSettings
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.guided import Guided
+from symnet.methods.reading import at_one_scale
 from symnet.model.aspp import ASPPDecoder
 from symnet.model.base import Ensemble
 from symnet.model.divisors import Divisors
@@ -100,8 +101,7 @@ class BAMMethod(Guided):
     @staticmethod
     def released_settings(state: Mapping[str, Tensor], scales: Sequence[float] | None) -> dict[str, Any]:
         """The section `bam` that a released state dict says."""
-        if scales is not None:
-            raise ValueError(f"scales: found {scales}, but BAM decodes at one scale, the features' own")
+        at_one_scale("BAM", scales)
         return {"bam": BAMSettings(channels=state["cls_meta.0.weight"].shape[0])}
 
     def shown(self, backbone: Backbone, batch: EpisodeBatch) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from symnet.config import Settings
 from symnet.config_methods import CyCTRSettings
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.guided import Guided
+from symnet.methods.reading import at_one_scale, depth
 from symnet.model.divisors import Divisors
 from symnet.model.episode import EpisodeInputs
 from symnet.model.guided import GuidedHead
@@ -118,14 +119,13 @@ class CyCTRMethod(Guided):
     @staticmethod
     def released_settings(state: Mapping[str, Tensor], scales: Sequence[float] | None) -> dict[str, Any]:
         """The section `cyctr` that a released state dict says; sampling is that of its known outputs."""
-        if scales is not None:
-            raise ValueError(f"scales: found {scales}, but CyCTR decodes at one scale, the features' own")
+        at_one_scale("CyCTR", scales)
         return {"cyctr": CyCTRSettings(channels=state["cls.0.weight"].shape[0], sampling="first", labels="slipped")}
 
     @staticmethod
     def released_backbone(state: Mapping[str, Tensor]) -> str:
         """The network that a released state dict holds."""
-        return "resnet101_frozen" if "layer3.22.conv1.weight" in state else "resnet50_frozen"
+        return f"resnet{depth(state)}_frozen"
 
     def parts_of(self, out: CyCTROutput, batch: EpisodeBatch, divisors: Divisors | None) -> dict[str, Tensor]:
         """Dice of the prediction, and the mean of the supports'. Their sum is the objective."""

@@ -16,7 +16,8 @@ from symnet.backbones.base import Backbone
 from symnet.config import Settings
 from symnet.config_methods import DCAMASettings
 from symnet.methods.base import EpisodeBatch
-from symnet.methods.dense import LAYERS, Dense, depth, without_scales
+from symnet.methods.dense import LAYERS, Dense
+from symnet.methods.reading import depth, without_scales
 from symnet.model.aggregation import Aggregated, Aggregation
 from symnet.model.numbers import in_format, wide
 

@@ -5,7 +5,7 @@ and fourth stage are resized to those. Their code counts the query's pixels of 2
 default leaves them out, as its evaluation does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -86,14 +86,3 @@ class Dense(Method):
         logits = self.from_first(backbone, batch)
         loss = cross_entropy(logits, self.target(batch.query_mask).long(), None if divisors is None else divisors.pixels)
         return loss, {"prediction": loss}, {"prediction": logits}
-
-
-def depth(state: Mapping[str, Tensor]) -> int:
-    """Of the ResNet whose entries these are."""
-    return 101 if "layer3.22.conv1.weight" in state else 50
-
-
-def without_scales(name: str, scales: Sequence[float] | None) -> None:
-    """Refuse scales for a method that has none. Raises `ValueError`."""
-    if scales is not None:
-        raise ValueError(f"scales: found {scales}, but {name} has none to choose")

@@ -22,6 +22,7 @@ from symnet.config import Settings
 from symnet.config_methods import MIANetSettings
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.decoding import Decoding
+from symnet.methods.reading import DECODER
 from symnet.model.answer import decode
 from symnet.model.decoder import Decoder
 from symnet.model.divisors import Divisors, usable
@@ -31,7 +32,7 @@ from symnet.model.layers import reduction
 from symnet.model.numbers import exactly
 from symnet.model.prototypes import support_prototype
 from symnet.model.resize import default_scales, resize_mask
-from symnet.model.segmentation import IGNORE, cross_entropy
+from symnet.model.segmentation import IGNORE, cross_entropy, mean_cross_entropy
 from symnet.model.triplet import support_triplet
 
 HIDDEN = 128  # width of the general prototype's MLP
@@ -95,8 +96,11 @@ class MIANetHead(GuidedHead):
         """Cross-entropies, 255 ignored, of the prediction and the mean of the scales', and the triplet. Their sum is the objective."""
         assert output.triplet is not None
         pixels = None if divisors is None else divisors.pixels
-        inner = torch.stack([cross_entropy(logits, query_mask, pixels) for logits in output.inner]).mean()
-        return {"prediction": cross_entropy(output.prediction, query_mask, pixels), "inner": inner, "triplet": output.triplet}
+        return {
+            "prediction": cross_entropy(output.prediction, query_mask, pixels),
+            "inner": mean_cross_entropy(output.inner, query_mask, pixels),
+            "triplet": output.triplet,
+        }
 
 
 class MIANetMethod(Decoding):
@@ -110,13 +114,7 @@ class MIANetMethod(Decoding):
         ("down_features.", "method.head.reduce_query."),
         ("GIG.model.", "method.head.generalise."),
         ("LFG.", "method.head.localise."),
-        ("init_merge.{}.0.", "method.head.decode.merge.{}."),
-        ("alpha_conv.{}.0.", "method.head.decode.across.{}."),
-        ("beta_conv.", "method.head.decode.refine."),
-        ("inner_cls.", "method.head.decode.inner."),
-        ("res1.0.", "method.head.decode.join."),
-        ("res2.", "method.head.decode.refine_joined."),
-        ("cls.", "method.head.decode.classify."),
+        *DECODER,
     )
     unused = ("pspnet.",)  # its network once more, and the base learner's head
 

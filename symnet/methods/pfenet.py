@@ -19,6 +19,7 @@ from symnet.config import Settings
 from symnet.config_methods import PFENetSettings
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.guided import Guided
+from symnet.methods.reading import DECODER
 from symnet.model.decoder import Decoder
 from symnet.model.divisors import Divisors
 from symnet.model.episode import TWICE, EpisodeInputs
@@ -26,7 +27,7 @@ from symnet.model.guided import GuidedHead
 from symnet.model.layers import reduction
 from symnet.model.prototypes import support_prototype
 from symnet.model.resize import default_scales
-from symnet.model.segmentation import cross_entropy
+from symnet.model.segmentation import cross_entropy, mean_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class PFENetHead(GuidedHead):
     def losses(self, output: PFENetOutput, query_mask: Tensor, divisors: Divisors | None = None) -> dict[str, Tensor]:
         """Cross-entropies, 255 ignored: of the prediction, and the mean of the scales'. Their sum is the objective."""
         pixels = None if divisors is None else divisors.pixels
-        inner = torch.stack([cross_entropy(logits, query_mask, pixels) for logits in output.inner]).mean()
-        return {"prediction": cross_entropy(output.prediction, query_mask, pixels), "inner": inner}
+        return {
+            "prediction": cross_entropy(output.prediction, query_mask, pixels),
+            "inner": mean_cross_entropy(output.inner, query_mask, pixels),
+        }
 
 
 class PFENetMethod(Guided):
@@ -74,13 +77,7 @@ class PFENetMethod(Guided):
     released = (
         ("down_query.", "method.head.reduce_query."),
         ("down_supp.", "method.head.reduce_support."),
-        ("init_merge.{}.0.", "method.head.decode.merge.{}."),
-        ("alpha_conv.{}.0.", "method.head.decode.across.{}."),
-        ("beta_conv.", "method.head.decode.refine."),
-        ("inner_cls.", "method.head.decode.inner."),
-        ("res1.0.", "method.head.decode.join."),
-        ("res2.", "method.head.decode.refine_joined."),
-        ("cls.", "method.head.decode.classify."),
+        *DECODER,
     )
 
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:

@@ -22,6 +22,7 @@ from symnet.config import Settings
 from symnet.config_methods import QPENetSettings
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.guided import Guided
+from symnet.methods.reading import at_one_scale
 from symnet.model.divisors import Divisors
 from symnet.model.dynamic import DynamicConvolution
 from symnet.model.episode import TWICE, EpisodeInputs
@@ -159,8 +160,7 @@ class QPENetMethod(Guided):
     @staticmethod
     def released_settings(state: Mapping[str, Tensor], scales: Sequence[float] | None) -> dict[str, Any]:
         """The section `qpenet` that a released state dict says; sampling is that of its known outputs."""
-        if scales is not None:
-            raise ValueError(f"scales: found {scales}, but QPENet decodes at one scale, the features' own")
+        at_one_scale("QPENet", scales)
         return {"qpenet": QPENetSettings(channels=state["cls_meta.0.weight"].shape[0], sampling="first", labels="slipped")}
 
     def in_training(self, divisors: Divisors | None) -> dict[str, Any]:

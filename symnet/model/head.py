@@ -18,7 +18,7 @@ from symnet.model.layers import reduction
 from symnet.model.numbers import exactly
 from symnet.model.prototypes import Alignment, Regions, query_regions, support_prototype
 from symnet.model.resize import resize
-from symnet.model.segmentation import cross_entropy
+from symnet.model.segmentation import cross_entropy, mean_cross_entropy
 from symnet.model.shots import ShotWeights, mean_weights
 from symnet.model.triplet import co_triplet
 
@@ -127,7 +127,7 @@ class Head(GuidedHead):
         parts = {
             "ensemble": cross_entropy(output.ensemble, query_mask, pixels),
             "meta": cross_entropy(output.meta, query_mask, pixels),
-            "inner": torch.stack([cross_entropy(logits, query_mask, pixels) for logits in output.inner]).mean(),
+            "inner": mean_cross_entropy(output.inner, query_mask, pixels),
         }
         if output.triplet is not None:
             parts["triplet"] = output.triplet

@@ -1,5 +1,8 @@
 """The segmentation loss (eq. 14)."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,3 +19,8 @@ def cross_entropy(logits: Tensor, target: Tensor, pixels: Tensor | None = None) 
     logits = resize(logits.float(), target.shape[-1])
     total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
     return total / ((target != IGNORE).sum() if pixels is None else pixels).clamp(min=1)
+
+
+def mean_cross_entropy(logits: Sequence[Tensor], target: Tensor, pixels: Tensor | None = None) -> Tensor:
+    """The mean over the scales of a decoder; arguments as `cross_entropy`, logits [B, C, s, s] each."""
+    return torch.stack([cross_entropy(one, target, pixels) for one in logits]).mean()
