@@ -12,10 +12,10 @@ _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; color: #222; }
 table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
 caption { text-align: left; max-width: 60em; padding-bottom: .8em; }
-th, td { padding: .2em .7em; text-align: left; white-space: nowrap; }
-th { white-space: normal; vertical-align: bottom; }
-th { border-bottom: 1px solid; }
+th, td { padding: .2em .7em; text-align: left; }
+th { border-bottom: 1px solid; vertical-align: bottom; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
+td.n { white-space: nowrap; }
 .rule td { border-top: 1px solid #999; }
 .best { font-weight: bold; }
 .second { text-decoration: underline; }

@@ -43,3 +43,25 @@ def test_a_browser_shows_it_whole_and_without_a_network(report: Path, page: Page
     with Image.open(BytesIO(page.screenshot())) as image:
         assert image.size == (1300, 900)
         assert len(image.convert("RGB").getcolors(1 << 21)) > 50  # the graph of rules is drawn, not a blank page
+
+
+def test_its_tables_and_figures_open_in_place(report: Path, page: Page) -> None:
+    for category, count in (("Figures", 8), ("Tables", 7)):
+        page.goto(report.as_uri())
+        page.get_by_text(category, exact=True).first.click()
+        opened = page.locator("tbody a[iconname=eye]")
+        expect(opened).to_have_count(count)
+        for number in range(count):
+            opened.nth(number).click()
+            if category == "Figures":
+                expect(page.locator("#app img").last).to_have_js_property("complete", True)
+                assert page.locator("#app img").last.evaluate(
+                    "image => image.naturalWidth > 500 && image.getBoundingClientRect().right <= 1300"
+                )
+            else:
+                frame = page.frame_locator("iframe")
+                expect(frame.locator("table")).to_be_visible()
+                assert frame.locator("html").evaluate("html => html.scrollWidth <= html.clientWidth"), (
+                    opened.nth(number).locator("xpath=ancestor::tr").inner_text()
+                )
+        assert fits(page)
