@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from symnet.errors import UserError, one_line
 
 SCHEMA = 2
+_SAMPLE = 1 << 20  # bytes read at each end of a large file to tell whether it changed
 
 
 class Provenance(BaseModel):
@@ -106,6 +107,19 @@ def file_digest(path: Path | str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def mark(path: Path) -> str:
+    """A short digest that changes with a file's content; of a large file, its size and both ends. Empty where it is absent."""
+    if not path.is_file():
+        return ""
+    size = path.stat().st_size
+    total = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        total.update(file.read(_SAMPLE))
+        file.seek(max(0, size - _SAMPLE))
+        total.update(file.read(_SAMPLE))
+    return total.hexdigest()[:16]
 
 
 def dump_json(payload: Any, provenance: Provenance) -> str:

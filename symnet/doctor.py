@@ -114,7 +114,8 @@ def _experiment(config: Path) -> Iterator[Finding]:
     """The experiment file, and what it needs under the data root."""
     plan = Plan(read_plain(config), str(config), write=False)
     yield Finding(FINE, "settings", f"{config}: {plan.experiment.experiment}, {len(plan.cells())} cells, {len(plan.metric_files())} rounds")
-    found = [Finding(BAD, "data", line) for line in plan.missing()] + [Finding(NOTE, "data", line) for line in plan.to_fetch()]
+    told = ((BAD, plan.supplies.missing()), (NOTE, plan.supplies.to_fetch()))
+    found = [Finding(level, "data", line) for level, lines in told for line in lines]
     yield from found or [Finding(FINE, "data", f"all that is needed is under {plan.experiment.root}")]
 
 

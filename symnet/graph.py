@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from symnet.artifacts import mark
 from symnet.backbones import weights_path
 from symnet.cells import Cell, fold_folder, lists_folder, record_set
 from symnet.data.readers import SPLITS
 from symnet.made import Note
-from symnet.plan import Plan, mark
+from symnet.plan import Plan
 
 TABLES = ("main.csv", "main.tex", "main.html", "scorings.csv", "per_class.csv", "base.csv", "groups.csv")
 

@@ -4,7 +4,6 @@ Reading the plan keeps two kinds of file true, each rewritten only when its cont
 it depends on, and, where a data set was indexed before, the fold lists (so that a changed image reruns its own folds and no other).
 """
 
-import hashlib
 import json
 import os
 import re
@@ -13,21 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from symnet.artifacts import write_text_if_changed
-from symnet.backbones import weights_path
+from symnet.artifacts import mark, write_text_if_changed
 from symnet.cells import Cell, fold_folder, lists_folder, record_set
 from symnet.config import Settings
-from symnet.data.catalogue import CATALOGUE, load_catalogue
 from symnet.data.folds import refresh_folds
 from symnet.experiment import Experiment, make_experiment
 from symnet.figure_plan import FigurePlan
 from symnet.methods import METHODS
-from symnet.provision import NEEDS, Need, Provision
 from symnet.report import PUBLISHED, PUBLISHED_RESULTS, PUBLISHED_SETS
 from symnet.report.counts import PUBLISHED_COUNTS
 from symnet.stages import code_hash, code_of, restrict, slice_settings
-
-SAMPLE = 1 << 20  # bytes read at each end of a large file to tell whether it changed
+from symnet.supplies import Supplies
 
 
 class Plan:
@@ -40,12 +35,7 @@ class Plan:
         self.shots, self.seeds = list(self.experiment.shots), list(self.experiment.seeds)
         self.rows = list(self.experiment.methods)
         self.figures = FigurePlan(self)
-        catalogue = load_catalogue(Path(os.environ.get("SYMNET_CATALOGUE") or CATALOGUE))
-        self.provision = Provision(self.experiment.root, catalogue, self.experiment.download)
-        if write:
-            self.provision.forget_what_is_gone()
-        self.wanted: dict[str, str] = {}
-        self.names = list(self._needs_by_name())
+        self.supplies = Supplies(self.experiment, write)
         if write:
             for path, text in self._slices():
                 write_text_if_changed(path, text)
@@ -202,10 +192,6 @@ class Plan:
         """The plain values that a job depends on."""
         return slice_settings(self.settings(dataset, fold, row or None), stage, self.method_of(row) if row else None)
 
-    def weights_mark(self, dataset: str) -> str:
-        """Changes when the user's file of backbone weights does; empty where it is absent, or ours: then its marker tells."""
-        return "" if self._brought(dataset, "weights") else mark(weights_path(self.settings(dataset).backbone, self.experiment.root))
-
     @staticmethod
     def published_mark() -> str:
         """Changes when the published figures and counts, printed beside ours, do."""
@@ -215,60 +201,6 @@ class Plan:
         """Data sets beside whose rows published ones are shown, and their names in the published figures."""
         kinds = {dataset: self.settings(dataset).data.classes for dataset in self.datasets if self.experiment.published}
         return {dataset: PUBLISHED_SETS[kind] for dataset, kind in kinds.items() if isinstance(kind, str) and kind in PUBLISHED_SETS}
-
-    def vectors_mark(self, dataset: str) -> str:
-        """Changes when the user's file of word vectors does; empty where it is absent, or ours: then its marker tells."""
-        source = self.settings(dataset).text.source
-        return "" if source == "shapes" or self._brought(dataset, "vectors") else mark(self.experiment.root / source)
-
-    def fetched(self, dataset: str, what: str) -> list[str]:
-        """Markers of what we fetch or make for `what` (data, weights, vectors) of a data set; none where the user brought it."""
-        return [str(self.provision.marker(name)) for name in self._brought(dataset, what)]
-
-    def before(self, name: str) -> list[str]:
-        """Markers of what has to be in place before `name` is fetched or made."""
-        return [str(self.provision.marker(one)) for one in self.provision.before(name, self.settings(self.wanted[name]).data)]
-
-    def missing(self) -> list[str]:
-        """One line for each thing that has to be there, is not, and is the user's to bring: what, from where it comes, where it goes."""
-        lines = []
-        for dataset in self.datasets:
-            settings = self.settings(dataset)
-            for need in self.provision.missing([need for of in NEEDS.values() for need in of(settings)], settings.data):
-                place = self.experiment.root / need.place
-                lines.append(
-                    f"{dataset}: {need.what} missing: put it at {place}, under data_root (a key of the experiment file, or SYMNET_DATA); "
-                    f"{self.provision.origin(need)}"
-                )
-        return lines
-
-    def to_fetch(self) -> list[str]:
-        """One line for each thing that is not there and that the workflow will fetch or make."""
-        absent = {name: need for name, need in self._needs_by_name().items() if not self.provision.marker(name).is_file()}
-        return [
-            f"{self.wanted[name]}: {n.what} will be put at {self.experiment.root / n.place}: {self.provision.in_words(name)}"
-            for name, n in absent.items()
-        ]
-
-    def _brought(self, dataset: str, what: str) -> dict[str, Need]:
-        settings = self.settings(dataset)
-        return self.provision.brought(NEEDS[what](settings), settings.data)
-
-    def _needs_by_name(self) -> dict[str, Need]:
-        """Everything that we fetch or make, what it waits for included, and in `wanted` the first data set that asked for it."""
-        found: dict[str, Need] = {}
-        for dataset in self.datasets:
-            for what in NEEDS:
-                waiting = self._brought(dataset, what)
-                while waiting:
-                    name, need = waiting.popitem()
-                    if name not in found:
-                        found[name] = need
-                        self.wanted[name] = dataset
-                        for one in self.provision.before(name, self.settings(dataset).data):
-                            entry = self.provision.catalogue[one]
-                            waiting[one] = Need(entry.note or entry.name, entry.place)
-        return found
 
     def expected(self) -> dict[str, Any]:
         """What the tables are to hold: every cell and seed, rows and their methods, own tables, groups of classes."""
@@ -303,16 +235,3 @@ class Plan:
 def alternatives(names: Iterable[str]) -> str:
     """A wildcard constraint that allows these names alone; of none of them, nothing."""
     return "|".join(map(re.escape, names)) or "(?!)"
-
-
-def mark(path: Path) -> str:
-    """A short digest that changes with a file's content; of a large file, its size and both ends. Empty where it is absent."""
-    if not path.is_file():
-        return ""
-    size = path.stat().st_size
-    total = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        total.update(file.read(SAMPLE))
-        file.seek(max(0, size - SAMPLE))
-        total.update(file.read(SAMPLE))
-    return total.hexdigest()[:16]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from symnet.plan import Plan, mark
+from symnet.artifacts import mark
+from symnet.plan import Plan
 
 CONFIG = Path(__file__).parents[1] / "config"
 
@@ -37,8 +38,8 @@ PLACES = (
 def test_what_is_missing_is_told_with_its_origin_and_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMNET_DATA", str(tmp_path / "none"))
     plan = plan_of("config.yaml", tmp_path, download=False)
-    assert plan.to_fetch() == []
-    lines = plan.missing()
+    assert plan.supplies.to_fetch() == []
+    lines = plan.supplies.missing()
     assert len(lines) == 10
     for dataset, what, place, source in PLACES:
         (line,) = [line for line in lines if line.startswith(f"{dataset}: {what} missing: put it at {tmp_path / 'none' / place}, ")]
@@ -47,24 +48,24 @@ def test_what_is_missing_is_told_with_its_origin_and_its_place(tmp_path: Path, m
 
 def test_what_will_be_fetched_is_told_once_and_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMNET_DATA", str(tmp_path))
-    plan = plan_of("config.yaml", tmp_path)
-    assert plan.missing() == []
-    lines = plan.to_fetch()
-    assert len(lines) == len(plan.names) == 10  # VOC, SBD and its list, COCO's three, weights, vectors; two kinds of masks made
+    supplies = plan_of("config.yaml", tmp_path).supplies
+    assert supplies.missing() == []
+    lines = supplies.to_fetch()
+    assert len(lines) == len(supplies.names) == 10  # VOC, SBD and its list, COCO's three, weights, vectors; two kinds of masks made
     for _, _, place, source in PLACES:
         assert len([line for line in lines if str(tmp_path / place) in line and source in line]) == 1
     for what, name in (("weights", "resnet50_deepstem"), ("vectors", "googlenews")):
-        assert plan.fetched("pascal5i", what) == plan.fetched("coco20i", what) == [str(tmp_path / ".symnet" / f"{name}.json")]
-    assert (plan.weights_mark("pascal5i"), plan.vectors_mark("coco20i")) == ("", "")
+        assert supplies.fetched("pascal5i", what) == supplies.fetched("coco20i", what) == [str(tmp_path / ".symnet" / f"{name}.json")]
+    assert (supplies.weights_mark("pascal5i"), supplies.vectors_mark("coco20i")) == ("", "")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "resnet50-imagenet.pth").write_bytes(b"a user's own")
-    assert plan.fetched("pascal5i", "weights") == []
-    assert plan.weights_mark("pascal5i") != ""
+    assert supplies.fetched("pascal5i", "weights") == []
+    assert supplies.weights_mark("pascal5i") != ""
 
 
 def test_the_demo_misses_nothing_and_reads_its_own_data(tmp_path: Path) -> None:
     plan = plan_of("demo.yaml", tmp_path)
-    assert (plan.missing(), plan.to_fetch(), plan.names) == ([], [], [])
+    assert (plan.supplies.missing(), plan.supplies.to_fetch(), plan.supplies.names) == ([], [], [])
     assert plan.data_root("shapes") == tmp_path / "results" / "demo"
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from symnet.artifacts import Provenance, digest, file_digest
+from symnet.artifacts import Provenance, digest, file_digest, mark
 from symnet.cli.app import DATA, Config, Dataset, DryRun, Fold, FoldLists, Out, Results, Seeds, Set, Shot, Workers, app
 from symnet.cli.jobs import data_root, first_of, note_of, numbers, preview, provenance_of, settings_of, shared_root
 from symnet.data.readers import SPLITS
@@ -200,7 +200,6 @@ def embeddings(
     Example: symnet embeddings --config config/demo.yaml --dataset shapes --out embeddings.csv
     """
     from symnet.embeddings import make_embeddings
-    from symnet.plan import mark
 
     settings = settings_of(config, set_, "embeddings", dataset)
     source = None if settings.text.source == "shapes" else shared_root() / settings.text.source

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from symnet.artifacts import digest, file_digest
+from symnet.artifacts import digest, file_digest, mark
 from symnet.cells import Cell, Round, record_set
 from symnet.cli.app import (
     LEARN,
@@ -59,7 +59,6 @@ def base(
     """
     from symnet.backbones import weights_path
     from symnet.base_learner import train_base
-    from symnet.plan import mark
 
     settings = settings_of(config, set_, "base", dataset, fold)
     if dry_run:

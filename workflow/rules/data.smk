@@ -31,7 +31,7 @@ for dataset in plan.datasets:
             f"make_folds_{dataset}"
         input:
             settings=plan.slice_path("folds", dataset),
-            fetched=plan.fetched(dataset, "data"),
+            fetched=plan.supplies.fetched(dataset, "data"),
             drawn=[f"{ROOT}/data/{dataset}/shapes.json"] if plan.settings(dataset).data.source == "shapes" else [],
         output:
             index=f"{ROOT}/{dataset}/lists/index.csv",
@@ -142,7 +142,7 @@ rule make_episodes:
 rule make_embeddings:
     input:
         settings=lambda w: plan.slice_path("embeddings", w.dataset),
-        fetched=lambda w: plan.fetched(w.dataset, "vectors"),
+        fetched=lambda w: plan.supplies.fetched(w.dataset, "vectors"),
     output:
         f"{ROOT}/{{dataset}}/embeddings.csv",
     log:
@@ -151,7 +151,7 @@ rule make_embeddings:
         "../../environment.yml"
     params:
         code=plan.code("embeddings"),
-        vectors=lambda w: plan.vectors_mark(w.dataset),
+        vectors=lambda w: plan.supplies.vectors_mark(w.dataset),
     shell:
         """
         "$SYMNET_PYTHON" -m symnet embeddings \

@@ -7,7 +7,7 @@ rule train_base:
     input:
         settings=lambda w: plan.slice_path("base", w.dataset, w.fold),
         lists=lambda w: plan.base_list(w.dataset, w.fold),
-        fetched=lambda w: plan.fetched(w.dataset, "weights"),
+        fetched=lambda w: plan.supplies.fetched(w.dataset, "weights"),
     output:
         weights=f"{FOLD}/base.safetensors",
         measured=f"{FOLD}/base.json",
@@ -18,7 +18,7 @@ rule train_base:
     threads: plan.experiment.threads
     params:
         code=lambda w: plan.code("base", w.dataset),
-        weights=lambda w: plan.weights_mark(w.dataset),
+        weights=lambda w: plan.supplies.weights_mark(w.dataset),
         store=lambda w, input: plan.store_option(w.dataset, input),
     shell:
         """

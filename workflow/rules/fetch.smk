@@ -4,13 +4,13 @@
 
 rule fetch_data:
     input:
-        lambda w: plan.before(w.name),
+        lambda w: plan.supplies.before(w.name),
     output:
         f"{MARKERS}/{{name}}.json",
     log:
         f"{LOGS}/fetch/{{name}}.log",
     wildcard_constraints:
-        name=alternatives(name for name in plan.names if not plan.provision.is_made(name)),
+        name=alternatives(name for name in plan.supplies.names if not plan.supplies.provision.is_made(name)),
     localrule: True
     conda:
         "../../environment.yml"
@@ -23,14 +23,14 @@ rule fetch_data:
 
 rule make_masks:
     input:
-        lambda w: plan.before(w.name),
-        settings=lambda w: plan.slice_path("masks", plan.wanted[w.name]),
+        lambda w: plan.supplies.before(w.name),
+        settings=lambda w: plan.slice_path("masks", plan.supplies.wanted[w.name]),
     output:
         f"{MARKERS}/{{name}}.json",
     log:
         f"{LOGS}/fetch/{{name}}.log",
     wildcard_constraints:
-        name=alternatives(name for name in plan.names if plan.provision.is_made(name)),
+        name=alternatives(name for name in plan.supplies.names if plan.supplies.provision.is_made(name)),
     conda:
         "../../environment.yml"
     threads: 8
