@@ -1,7 +1,7 @@
 """Tensors on disk: models and training states, as safetensors with provenance and a sha256 of the content.
 
-A training state's folder holds at most two checkpoints, `step-00000400.safetensors` and the one before. A new one is written whole
-and read back before the oldest goes; `load_latest` falls back to the older one when the newer is damaged.
+A training state's folder holds two checkpoints, `step-00000400.safetensors` and the one before. A new one is written whole and read
+back before older ones go, so that a kill in between leaves one more until the next; `load_latest` passes over a damaged one.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from symnet.artifacts import Provenance, canonical, check_seal, parse_provenance, replacing, sealed
@@ -38,7 +38,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     stamped = sealed(provenance, tensors_digest(plain, meta))
     with replacing(path) as partial:
         # one entry: safetensors writes several in random order, and the same work has to give the same bytes
-        save_file(plain, partial, {"symnet": canonical({"provenance": stamped.model_dump(), "meta": meta})})
+        # not `save_file`: a kill would leave a file of its own naming, which nobody clears away
+        partial.write_bytes(save(plain, {"symnet": canonical({"provenance": stamped.model_dump(), "meta": meta})}))
     return stamped
 
 

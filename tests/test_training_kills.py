@@ -40,8 +40,9 @@ def at_call(owner: Any, name: str, number: int, signal_: int, before: Callable[.
     setattr(owner, name, dying)
 
 
-def half_a_file(tensors: dict, path: Path, metadata: dict) -> None:
-    path.write_bytes(b"\0" * 1000)
+def half_a_file(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content[: len(content) // 2])
 
 
 def no_harm() -> None:
@@ -52,7 +53,7 @@ def no_harm() -> None:
 HARMS: dict[str, Callable[[], None]] = {
     "in a step": lambda: at_call(SymNetMethod, "losses", 3, signal.SIGKILL),
     "between the step and its checkpoint": lambda: at_call(checkpoint, "save_tensors", 2, signal.SIGKILL),
-    "with half a checkpoint written": lambda: at_call(checkpoint, "save_file", 3, signal.SIGKILL, half_a_file),
+    "with half a checkpoint written": lambda: at_call(Path, "write_bytes", 3, signal.SIGKILL, half_a_file),
     "before it is read back": lambda: at_call(checkpoint, "load_tensors", 4, signal.SIGKILL),
     "before the oldest goes": lambda: at_call(Path, "unlink", 3, signal.SIGKILL),
     "in a validation": lambda: at_call(Validation, "score", 2, signal.SIGKILL),
