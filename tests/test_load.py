@@ -74,6 +74,7 @@ def write_and_sync(root: Path, cell: Cell, steps: int) -> None:
     print(sync(root, root.parent / "mlflow.db", root.parent / "mlartifacts"))
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_twenty_writers_that_all_make_the_store_lose_nothing(tmp_path: Path) -> None:
     """Each writes a journal and then fills MLflow, whose store none of them finds; 10,000 metrics in all, each there once."""

@@ -74,6 +74,7 @@ def slowly(folder: Path) -> None:
     make(folder)
 
 
+@pytest.mark.whole
 def test_killed_at_fifty_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
     make(tmp_path / "whole")
     whole = files(tmp_path / "whole")

@@ -111,6 +111,7 @@ def test_killed_at_every_kind_of_moment(bench: Bench, tmp_path: Path, whole: str
     assert len(list((tmp_path / "own").glob("step-*"))) == 2
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_at_twenty_random_moments(bench: Bench, tmp_path: Path, whole: str) -> None:
     out, chance = tmp_path / "own.safetensors", random.Random(2)

@@ -278,6 +278,7 @@ def cases(many: Path, sbd: Path) -> list[tuple[Settings, Path, Path]]:
     return [(coco_settings(masks="made"), many, many / "coco" / "made"), (voc_settings(), sbd, sbd / "voc" / "SegmentationClassAug")]
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_fifty_times_it_ends_with_the_same_bytes(many: Path, sbd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kill finds some PNGs made; workers of the killed must end by themselves, or the next run waits for them for ever."""

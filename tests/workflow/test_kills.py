@@ -106,6 +106,7 @@ def test_kills_at_random(victim: Victim, reference: Victim, finished: Project, c
     assert capsys.readouterr().out.count("kill ") == 5
 
 
+@pytest.mark.whole
 def test_differences_are_seen(victim: Victim, reference: Victim) -> None:
     shutil.copytree(reference.folder / "results", victim.folder / "results")
     assert differences(victim, reference) == []
