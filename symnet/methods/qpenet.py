@@ -23,13 +23,13 @@ from symnet.config_methods import QPENetSettings
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.guided import Guided
 from symnet.methods.reading import at_one_scale
+from symnet.model.background import Finder, background_loss
 from symnet.model.divisors import Divisors
 from symnet.model.dynamic import DynamicConvolution
 from symnet.model.episode import TWICE, EpisodeInputs
 from symnet.model.guided import GuidedHead
 from symnet.model.layers import classifier, reduction, tiled, two_convolutions
 from symnet.model.prototypes import support_prototype
-from symnet.model.resize import resize
 from symnet.model.segmentation import cross_entropy
 from symnet.model.transformer import RELEASED, CycleTransformer
 
@@ -51,20 +51,6 @@ class QPENetOutput:
     prior: Tensor  # [B, 1, H, W]
 
 
-class Simple(nn.Module):
-    """What a vector finds in a map: both merged by 1x1, ReLU and Dropout2d(0.5), two convolutions added, two logits."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.merge = reduction(2 * channels, channels)
-        self.refine, self.classify = two_convolutions(channels), classifier(channels)
-
-    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
-        """x [n, C, H, W], vector [n, C] -> logits [n, 2, H, W]."""
-        x = self.merge(torch.cat([x, tiled(vector, x)], 1))
-        return self.classify(x + self.refine(x))
-
-
 class QPENetHead(GuidedHead):
     """13.5 M parameters with ResNet-50's 1536 mid channels."""
 
@@ -73,7 +59,7 @@ class QPENetHead(GuidedHead):
         c = settings.channels
         self.reduce_query, self.reduce_support = reduction(mid, c), reduction(mid, c)
         self.gate = nn.Sequential(nn.Linear(c, c), nn.ReLU(), nn.Linear(c, c), nn.Dropout(0.5), nn.Sigmoid())
-        self.cycle, self.find_background = Simple(c), Simple(c)
+        self.cycle, self.find_background = Finder(c), Finder(c)
         self.background = nn.Parameter(torch.zeros(1, c, 1, 1))
         self.adapt = DynamicConvolution(c)
         self.merge_background = nn.Conv2d(2 * c + 2, c, 1, bias=False)
@@ -204,14 +190,3 @@ class QPENetMethod(Guided):
             "background_map_mean": out.background_map.mean((2, 3)),
             "gam_mean": out.gated.mean((2, 3)),
         }
-
-
-def background_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """That the object is none (class 0), and half of that all is background (class 1), summed over images; 255 is no object.
-
-    logits [n, 2, h, w] are resized to mask [n, S, S] in {0, 1, 255} first. NTRENet's: an image's object counts as a whole.
-    """
-    as_other, as_background = (-resize(logits.float(), mask.shape[-1]).log_softmax(1)).unbind(1)  # [n, S, S]
-    inside = (mask == 1).float()
-    object_ = (as_other * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-5)  # [n]
-    return (object_ + 0.5 * as_background.mean((1, 2))).sum()

@@ -1,6 +1,6 @@
 """FEM, the feature enrichment decoder (PFENet): four scales, fine to coarse, each fed by the finer one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -35,18 +35,29 @@ class Decoder(nn.Module):
 
     def forward(self, query: Tensor, prototype: Tensor, hyper: Tensor | None, priors: Sequence[Tensor], with_inner: bool = True) -> Decoded:
         """query [B, C, H, W], prototype [B, C], hyper [B, N', H, W] or None, priors: one [B, 1, s, s], or one a scale."""
-        size, channels = query.shape[-1], query.shape[1]
+        size = query.shape[-1]
+
+        def entering(position: int, scale: int) -> Tensor:
+            prior = priors[position] if len(priors) > 1 else priors[0]
+            maps = [resize(x, scale) for x in (hyper, prior) if x is not None]
+            return self.merged(position, query if scale == size else pool(query, scale), prototype, maps)
+
+        return self.enriched(entering, size, with_inner)
+
+    def merged(self, position: int, query: Tensor, prototype: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Query [B, C, s, s], prototype [B, C] and maps [B, ., s, s] at the scale of that place -> [B, C, s, s]."""
+        # the prototype is the same everywhere: its share of the 1x1 convolution is a bias
+        channels, weight = query.shape[1], cast(Tensor, self.merge[position].weight)
+        bias = prototype @ weight[:, channels : 2 * channels, 0, 0].T  # [B, C]
+        x = F.conv2d(torch.cat([query, *maps], 1), torch.cat([weight[:, :channels], weight[:, 2 * channels :]], 1))
+        return F.relu(x + bias[:, :, None, None])
+
+    def enriched(self, entering: Callable[[int, int], Tensor], size: int, with_inner: bool) -> Decoded:
+        """What there is after the merging. entering: of the place and side of a scale, what it works on, [B, C, s, s]; size: H."""
         spread: list[Tensor] = []
         inner: list[Tensor] = []
-        for position, (scale, merge) in enumerate(zip(self.scales, self.merge, strict=True)):
-            maps = [query if scale == size else pool(query, scale)]
-            prior = priors[position] if len(priors) > 1 else priors[0]
-            maps += [resize(x, scale) for x in (hyper, prior) if x is not None]
-            # the prototype is the same everywhere: its share of the 1x1 convolution is a bias
-            weight = cast(Tensor, merge.weight)
-            bias = prototype @ weight[:, channels : 2 * channels, 0, 0].T  # [B, C]
-            x = F.conv2d(torch.cat(maps, 1), torch.cat([weight[:, :channels], weight[:, 2 * channels :]], 1))
-            x = F.relu(x + bias[:, :, None, None])  # [B, C, s, s]
+        for position, scale in enumerate(self.scales):
+            x = entering(position, scale)
             if position:
                 x = x + F.relu(self.across[position - 1](torch.cat([x, resize(spread[-1], scale)], 1)))
             x = x + self.refine[position](x)

@@ -16,7 +16,8 @@ from symnet.methods import method_class
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.cyctr import dice
 from symnet.methods.guided import Guided
-from symnet.methods.qpenet import QPENetMethod, background_loss
+from symnet.methods.qpenet import QPENetMethod
+from symnet.model.background import background_loss
 from symnet.model.dynamic import TEMPERATURE, DynamicConvolution
 from symnet.model.prototypes import support_prototype
 from symnet.model.resize import resize, resize_mask
