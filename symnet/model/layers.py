@@ -1,5 +1,6 @@
 """Small pieces that heads of this family are made of."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symnet.model.products import Pointwise
@@ -30,3 +31,12 @@ def classifier(channels: int) -> nn.Sequential:
 def tiled(vector: Tensor, like: Tensor) -> Tensor:
     """A vector [n, C] at every position of a map [n, C', H, W]: [n, C, H, W], a view."""
     return vector[:, :, None, None].expand(-1, -1, *like.shape[2:])
+
+
+def beside(layer: nn.Conv2d, x: Tensor, vector: Tensor) -> Tensor:
+    """`layer(torch.cat([x, tiled(vector, x)], 1))` of a 1x1 convolution: the vector's share is the same everywhere.
+
+    x [n, C, H, W], vector [n, D] -> [n, O, H, W].
+    """
+    of_map, of_vector = layer.weight.split([x.shape[1], vector.shape[1]], 1)
+    return F.conv2d(x, of_map, layer.bias) + (vector @ of_vector[:, :, 0, 0].T)[:, :, None, None]
