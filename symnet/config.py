@@ -15,8 +15,10 @@ from symnet.config_methods import (
     CyCTRSettings,
     DCAMASettings,
     FECANetSettings,
+    HPASettings,
     HSNetSettings,
     MIANetSettings,
+    NTRENetSettings,
     PFENetSettings,
     QPENetSettings,
 )
@@ -225,6 +227,8 @@ class Settings(Section):
     dcama: DCAMASettings = DCAMASettings()
     cyctr: CyCTRSettings = CyCTRSettings()
     qpenet: QPENetSettings = QPENetSettings()
+    ntrenet: NTRENetSettings = NTRENetSettings()
+    hpa: HPASettings = HPASettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gallery: GallerySettings = GallerySettings()

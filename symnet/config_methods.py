@@ -86,3 +86,19 @@ class CyCTRSettings(CycleSettings):
 
 class QPENetSettings(CycleSettings):
     """QPENet."""
+
+
+class NTRENetSettings(Section):
+    """NTRENet."""
+
+    channels: int = Field(256, ge=8, description="width of reduced features and decoder")
+
+
+class HPASettings(Section):
+    """HPA."""
+
+    channels: int = Field(256, ge=8, description="width of reduced features and decoder")
+    auxiliary: Literal["mse", "cross_entropy"] = Field(
+        "mse", description="loss of the probability map: squared error, or the cross-entropy of the map and 1 less it as logits"
+    )
+    weight: float = Field(1.0, ge=0, description="of that loss beside the prediction's; its released value is not known")

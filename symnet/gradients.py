@@ -60,6 +60,7 @@ class Gradients:
         while (seen := self._attempt()) is None:
             self._divide_more()
             self.trainer.restore(generators)
+        self.trainer.method.end_step(self.ranks)
         if self.ranks.count > 1:
             self.ranks.sum([p.grad for p in self.trainer.parameters if p.grad is not None])  # which have one, the settings say
             total = torch.stack(list(seen.values()))
@@ -72,6 +73,7 @@ class Gradients:
         if self.ranks.count > 1:  # else they would all drop the same
             key = (self.train.seed, self.trainer.step, self.ranks.rank)
             torch.manual_seed(int(np.random.default_rng(key).integers(1 << 62)))
+        self.trainer.method.begin_step(self.train.batch_size // self.ranks.count)
         self._whole: Divisors | None = None
         seen: dict[str, Tensor] = {}
         enough = True

@@ -14,6 +14,7 @@ import torch
 from symnet.artifacts import Provenance
 from symnet.base_learner import BaseLearner, load_base
 from symnet.checkpoint import load_latest, load_tensors, save_tensors
+from symnet.class_prototypes import class_prototypes
 from symnet.config import Settings
 from symnet.data.episodes import TrainingEpisodes, holdout
 from symnet.data.folds import read_fold_list
@@ -165,7 +166,9 @@ def _train(
     method.dtype = precision.trained
     trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
     found = load_latest(run.state, STAGE, run.provenance.settings)
-    if found is not None:
+    if found is None:
+        method.prepare(lambda: class_prototypes(source, base, train_list, settings.train.seed, ranks))
+    else:
         trainer.load(*found)
     every = settings.train.validate_every or max(len(train_list.rows) // settings.train.batch_size, 1)
     stall, keeper = Stall(source.device), None

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
 STEPS: dict[str, Any] = {"steps": 4, "batch_size": 4, "selection": "last"}
 JUDGED: dict[str, Any] = STEPS | {"selection": "base_val", "validation_episodes": 6, "validate_every": 2}
 PLAIN = SymNetMethod.losses
+REMEMBERING = ("ntrenet", "hpa")  # methods with buffers
 
 
 def without_dropout(patch: pytest.MonkeyPatch) -> None:
@@ -76,6 +77,8 @@ def scenarios(bench: Bench, folder: Path, ranks: Ranks) -> dict[str, Any]:
         bench.train(folder / "judged.safetensors", ranks=ranks, **JUDGED)
         bench.train(folder / "images.safetensors", replace(bench.inputs, features=None), ranks=ranks, **(STEPS | {"steps": 2}))
         bench.train(folder / "two-by-two.safetensors", ranks=ranks, accumulate=2, **STEPS)
+        for method in REMEMBERING:
+            bench.train(folder / f"{method}.safetensors", method=method, ranks=ranks, **STEPS)
         with pytest.MonkeyPatch.context() as inner:
             if not ranks.first:
                 method_short_of_memory(inner, 1)
@@ -165,6 +168,11 @@ def test_two_processes_train_as_one(bench: Bench, two: Path, alone: Callable[...
     assert_close(whole, two / "two-by-two.safetensors")
     images = alone(inputs=replace(bench.inputs, features=None), steps=2)
     assert_close(images, two / "images.safetensors")
+
+
+@pytest.mark.parametrize("method", REMEMBERING)
+def test_two_processes_remember_what_one_does(two: Path, alone: Callable[..., Path], method: str) -> None:
+    assert_close(alone(method=method), two / f"{method}.safetensors")
 
 
 def test_two_processes_give_the_bits_of_two_parts(two: Path, alone: Callable[..., Path]) -> None:

@@ -96,6 +96,7 @@ CHANGED: dict[str, dict] = {
     "cyctr": {"channels": 16},
     "qpenet": {"labels": "slipped"},
 }
+CHANGED |= {"ntrenet": {"channels": 16}, "hpa": {"auxiliary": "cross_entropy"}}
 CHANGED |= {"fecanet": {"masked": False}, "dcama": {"dropout": 0.0}}
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
 RECORDED: list[Job] = [("records", None)]
@@ -257,10 +258,10 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
         *((METHODS[name].module, {f"train-{name}", f"evaluate-{name}"}) for name in OTHERS),
         ("symnet.methods", set()),
         ("symnet.methods.door", set()),
-        ("symnet.model.aspp", {"train-bam", "evaluate-bam"}),
+        ("symnet.model.aspp", {f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("bam", "hpa")}),
         (
             "symnet.model.decoder",
-            {"gallery", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "mianet"))},
+            {"gallery", *(f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("symnet", "pfenet", "mianet", "ntrenet"))},
         ),
         ("symnet.model.squeeze", {"train-hsnet", "evaluate-hsnet", "train-fecanet", "evaluate-fecanet"}),
         ("symnet.model.cycle", {f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("cyctr", "qpenet")}),
@@ -270,6 +271,7 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
                 "records",
                 "gallery",
                 *(f"{s}-{m}" for s in ("train", "evaluate") for m in ("symnet", "pfenet", "bam", "mianet", "cyctr", "qpenet")),
+                *(f"{s}-{m}" for s in ("train", "evaluate") for m in ("ntrenet", "hpa")),
             },
         ),
         ("symnet.gallery", {"gallery"}),

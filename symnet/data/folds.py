@@ -8,6 +8,8 @@ from typing import Literal
 
 from symnet.artifacts import Provenance, digest, read_table, write_table
 from symnet.config import Settings
+from symnet.config_data import DataSettings
+from symnet.data.classes import class_names
 from symnet.data.index import WORKERS, Index, Row, Stamps, build_index, read_index, read_stamps, write_index, write_stamps
 from symnet.data.readers import Split, open_reader
 from symnet.errors import UserError
@@ -63,6 +65,12 @@ def base_classes(fold: int, n_classes: int, folds: int, split: Literal["serial",
     """Class indices (from 1) that `fold` trains on: all but its novel ones."""
     novel = novel_classes(fold, n_classes, folds, split)
     return tuple(index for index in range(1, n_classes + 1) if index not in novel)
+
+
+def base_count(data: DataSettings) -> int:
+    """How many base classes each fold has."""
+    classes = len(class_names(data.classes))
+    return classes - classes // data.folds
 
 
 def base_list(

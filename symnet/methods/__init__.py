@@ -48,6 +48,8 @@ METHODS = {
     "dcama": Entry("symnet.methods.dcama", "DCAMAMethod", ("dcama",), True, door="DCAMA"),
     "cyctr": Entry("symnet.methods.cyctr", "CyCTRMethod", ("cyctr",), True, lambda s: ("pfenet",), "CyCTR"),
     "qpenet": Entry("symnet.methods.qpenet", "QPENetMethod", ("qpenet",), True, lambda s: ("twice",), "QPENet"),
+    "ntrenet": Entry("symnet.methods.ntrenet", "NTRENetMethod", ("ntrenet",), True, lambda s: ("twice",)),
+    "hpa": Entry("symnet.methods.hpa", "HPAMethod", ("hpa",), True, lambda s: ("twice",)),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 

@@ -1,6 +1,6 @@
 """What a method has to offer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from symnet.backbones.base import Backbone
 from symnet.config import Settings
 from symnet.model.divisors import Divisors
+from symnet.parallel import Ranks
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class Method(nn.Module):
     def released_backbone(state: Mapping[str, Tensor]) -> str | None:
         """The name of the network that a released state dict holds; None: the one of an experiment that its entries are of."""
         return None
+
+    def prepare(self, prototypes: Callable[[], Tensor]) -> None:
+        """Before the first step of a run. prototypes: makes those of the base classes, [n, Cm] (`symnet.class_prototypes`)."""
+
+    def begin_step(self, episodes: int) -> None:
+        """Before a step's losses, or those of one that is begun again. episodes: of this process's share of the batch."""
+
+    def end_step(self, ranks: Ranks) -> None:
+        """After them, in all processes."""
 
     def blocks(self, backbone: Backbone, recorded: bool) -> Sequence[int] | None:
         """The block maps that a test reads, and no base logits; None: all of both. recorded: with a record beside each episode."""

@@ -14,7 +14,17 @@ from symnet.artifacts import write_text
 from symnet.config import Settings
 from symnet.data import folds as folds_module
 from symnet.data.classes import VOC
-from symnet.data.folds import base_classes, base_list, fold_lists, make_folds, novel_classes, novel_list, read_fold_list, refresh_folds
+from symnet.data.folds import (
+    base_classes,
+    base_count,
+    base_list,
+    fold_lists,
+    make_folds,
+    novel_classes,
+    novel_list,
+    read_fold_list,
+    refresh_folds,
+)
 from symnet.data.index import Index, Row
 from symnet.errors import UserError
 from symnet.report.counts import make_counts
@@ -38,6 +48,8 @@ def test_pascal_and_coco_splits() -> None:
     assert novel_classes(3, 20, 4, "serial") == (16, 17, 18, 19, 20)
     assert novel_classes(1, 80, 4, "fwb") == tuple(range(2, 81, 4))
     assert base_classes(1, 20, 4, "serial") == (1, 2, 3, 4, 5, *range(11, 21))
+    assert base_count(Settings().data) == 15
+    assert base_count(Settings().data.model_copy(update={"classes": "coco"})) == 60
 
 
 @given(st.integers(1, 20), st.integers(1, 12), st.sampled_from(["serial", "fwb"]))

@@ -30,14 +30,19 @@ ROWS = {
     "mianet": ("prediction",),
     "cyctr": ("prediction",),
     "qpenet": ("prediction",),
+    "ntrenet": ("prediction",),
+    "hpa": ("prediction",),
 }
 PARTS_OF_LOSS = {"pfenet": {"prediction", "inner"}, "bam": {"meta", "ensemble"}, "hsnet": {"prediction"}}
 PARTS_OF_LOSS |= {"dcama": {"prediction"}, "fecanet": {"prediction"}, "mianet": {"prediction", "inner", "triplet"}}
 PARTS_OF_LOSS |= {"cyctr": {"prediction", "auxiliary"}, "qpenet": {"prediction", "background", "initial", "simple"}}
+PARTS_OF_LOSS |= {"ntrenet": {"prediction", "background", "inner", "initial", "contrast"}, "hpa": {"prediction", "auxiliary"}}
 # Of an image of 33 pixels the fourth stage sees four, none of them in an object: a support of zeros (test_fecanet.py has a larger one)
 UNSEEN = {"fecanet": {f"head.enhance.2.into_support.1.{name}" for name in ("weight", "bias")}}
+UNSEEN |= {"hpa": {"head.prototypes"}}  # made before the first step
 RECORDED = {"pfenet": {"twice"}, "bam": {"twice"}, "hsnet": set(), "dcama": set(), "fecanet": set(), "mianet": {"hpm"}}
 RECORDED |= {"cyctr": {"pfenet"}, "qpenet": {"twice"}}
+RECORDED |= {"ntrenet": {"twice"}, "hpa": {"twice"}}
 
 
 def record(bench: Bench, folder: Path, part: str, manifest: Path) -> Path:

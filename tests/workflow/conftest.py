@@ -48,6 +48,8 @@ TINY = {
     "pfenet": {"channels": 8},
     "cyctr": {"channels": 16},
     "qpenet": {"channels": 16},
+    "ntrenet": {"channels": 8},
+    "hpa": {"channels": 8},
     "bam": {"channels": 8},
     "mianet": {"channels": 8},
     "train": {"steps": 3, "batch_size": 2, "validation_episodes": 2},
