@@ -19,6 +19,7 @@ from symnet.config_methods import (
     MIANetSettings,
     PFENetSettings,
     QPENetSettings,
+    SSPSettings,
 )
 from symnet.sections import Fraction, Name, PrecisionName, Scale, Section, Side
 
@@ -225,6 +226,7 @@ class Settings(Section):
     dcama: DCAMASettings = DCAMASettings()
     cyctr: CyCTRSettings = CyCTRSettings()
     qpenet: QPENetSettings = QPENetSettings()
+    ssp: SSPSettings = SSPSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gallery: GallerySettings = GallerySettings()

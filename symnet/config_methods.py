@@ -84,5 +84,11 @@ class CyCTRSettings(CycleSettings):
     """CyCTR."""
 
 
+class SSPSettings(Section):
+    """SSP."""
+
+    refine: bool = Field(True, description="whether the query supports itself a second time, as for its printed numbers")
+
+
 class QPENetSettings(CycleSettings):
     """QPENet."""

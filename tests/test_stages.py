@@ -96,7 +96,7 @@ CHANGED: dict[str, dict] = {
     "cyctr": {"channels": 16},
     "qpenet": {"labels": "slipped"},
 }
-CHANGED |= {"fecanet": {"masked": False}, "dcama": {"dropout": 0.0}}
+CHANGED |= {"fecanet": {"masked": False}, "dcama": {"dropout": 0.0}, "ssp": {"refine": False}}
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
 RECORDED: list[Job] = [("records", None)]
 MASKS: list[Job] = [("masks", None)]
