@@ -63,7 +63,7 @@ class SSPMethod(Method):
 
     def features(self, images: Tensor) -> Tensor:
         """[n, 3, S, S] -> [n, C, H, W], which keep their sign."""
-        run = torch.compile(self.trunk, dynamic=False) if self.compiled and torch.is_grad_enabled() else self.trunk
+        run = torch.compile(self.trunk.forward, dynamic=False) if self.compiled and torch.is_grad_enabled() else self.trunk
         with in_format(self.dtype, images.device):
             return run(images)
 

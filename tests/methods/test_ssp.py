@@ -1,6 +1,7 @@
 """SSP: against golden outputs of its released code and plain loops; which weights learn; what it is fed with."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,7 +19,7 @@ from symnet.backbones.loading import build_backbone
 from symnet.base_learner import load_base
 from symnet.cells import Cell, Round
 from symnet.config import Settings
-from symnet.data.episodes import make_manifest, write_manifest
+from symnet.data.episodes import make_manifest, read_manifest, write_manifest
 from symnet.data.folds import read_fold_list
 from symnet.data.readers import open_reader
 from symnet.features import FIXED, FeatureCache, make_view
@@ -28,6 +29,7 @@ from symnet.methods.base import EpisodeBatch
 from symnet.methods.ssp import SSPMethod
 from symnet.model import self_support as module
 from symnet.model.self_support import gathered, of_length_one, self_support
+from symnet.predict import FinishedRun, Predictor, Support
 from symnet.sources import CacheSource, Request
 from tests.bench import CPU, Bench
 from tests.methods.dense_batch import randn
@@ -220,6 +222,9 @@ def test_micro_batches_add_up_to_the_batch(refine: bool) -> None:
     assert (divisors.pixels.item(), divisors.usable.tolist()) == (3 * 65 + 3 * 65**2, [3 * 65**2, 4 * 65**2])
     whole, parts, _ = method.losses(backbone, batch)
     assert list(parts) == [name for name in NAMES if refine or name != "unrefined"]
+    of_supports = F.interpolate(method.supervised_logits(batch)["support"], 65, mode="bilinear", align_corners=True)
+    plain = F.cross_entropy(of_supports, batch.support_mask.flatten(0, 1).long(), ignore_index=255)
+    assert parts["support"].item() == pytest.approx(0.2 * plain.item(), rel=1e-5)
     pieces = [method.losses(backbone, part_of(batch, slice(i, i + 2)), divisors)[1] for i in (0, 2)]
     assert {name: sum(one[name].item() for one in pieces) for name in parts} == pytest.approx(
         {name: value.item() for name, value in parts.items()}, rel=1e-5
@@ -244,7 +249,6 @@ def test_what_a_test_keeps_of_images_gives_the_same_answer() -> None:
 
 @torch.no_grad()
 def test_shots_give_the_mean_of_their_prototypes() -> None:
-    """Two different supports against a plain computation; twice the same one, against once."""
     method, batch = method_of(2).eval(), images_batch()
     features = method.features(torch.cat([batch.query[0], *batch.support[0].unbind(1)])).split(4)
     each = []
@@ -257,6 +261,20 @@ def test_shots_give_the_mean_of_their_prototypes() -> None:
     expected = self_support(features[0], *means, True, torch.float32).prediction
     found = method.losses(build_backbone("efficientnet_lite0"), batch)[2]["prediction"]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_in_16_bits_it_stays_near() -> None:
+    """Products of network and weights; what they give and the losses are float32."""
+    method, batch, backbone = method_of(2), images_batch(), build_backbone("efficientnet_lite0")
+    exact = method.losses(backbone, batch)[1]
+    method.dtype = torch.bfloat16
+    assert method.features(batch.query[0]).dtype == torch.bfloat16
+    objective, parts, logits = method.losses(backbone, batch)
+    assert {logits["prediction"].dtype, *(part.dtype for part in parts.values())} == {torch.float32}
+    assert {n: v.item() for n, v in parts.items()} == pytest.approx({n: v.item() for n, v in exact.items()}, rel=0.02)
+    objective.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in method.parameters() if p.requires_grad)
+    assert all(p.grad is None for p in method.parameters() if not p.requires_grad)
 
 
 # --- what it is fed with
@@ -288,24 +306,49 @@ def test_it_is_fed_the_images_of_the_views_that_others_are(bench: Bench, split: 
         assert torch.equal(found.mask[place], view.mask)
 
 
-def test_a_trained_row_counts_the_same_with_a_cache_and_without(bench: Bench, tmp_path: Path) -> None:
-    model = bench.train(
-        tmp_path / "model.safetensors",
-        method="ssp",
-        steps=2,
-        selection="test_best",
-        inputs=replace(bench.inputs, test_list=bench.list("test"), features=None),
-    )
-    manifest = tmp_path / "seed5.csv"
-    write_manifest(manifest, make_manifest(read_fold_list(bench.list("test")), 1, 5, 12, "image"))
-    found = []
-    for place, features in enumerate((None, bench.root / "features_test.json")):
-        inputs = evaluate.Inputs(bench.list("test"), bench.inputs.base, bench.inputs.embeddings, features, model)
-        one, cell = (
-            Round(5, manifest, tmp_path / f"{place}.json", Provenance(stage="evaluate"), {}),
-            Cell("shapes", "efficientnet_lite0", 0, "ssp", 1),
-        )
-        evaluate.evaluate(bench.settings("evaluate", "ssp"), bench.root, cell, "ssp", "tiny", inputs, [one], CPU)
-        found.append(json.loads(one.out.read_text())["payload"]["outputs"])
-    assert found[0] == found[1]
-    assert sum(map(sum, found[0]["prediction"]["padded"].values())) > 0
+@pytest.fixture(scope="module")
+def finished(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A run as the workflow leaves it, chosen on test images; beside it the episodes of a round."""
+    root = tmp_path_factory.mktemp("ssp")
+    cell = Cell("shapes", "efficientnet_lite0", 0, "ssp", 1)
+    folder = cell.folder(root)
+    folder.mkdir(parents=True)
+    inputs = replace(bench.inputs, test_list=bench.list("test"), features=None)
+    bench.train(folder / "model.safetensors", method="ssp", steps=2, selection="test_best", inputs=inputs)
+    shutil.copy(bench.inputs.base, folder.parents[1])
+    shutil.copy(bench.inputs.embeddings, root / "shapes" / "embeddings.csv")
+    write_manifest(root / "seed5.csv", make_manifest(read_fold_list(bench.list("test")), 1, 5, 12, "image"))
+    return FinishedRun(root, cell, "ssp", bench.settings("evaluate", "ssp"))
+
+
+def counts_of(run: FinishedRun, bench: Bench, out: Path, features: Path | None) -> dict[str, Any]:
+    inputs = evaluate.Inputs(bench.list("test"), bench.inputs.base, bench.inputs.embeddings, features, run.model)
+    one = Round(5, run.root / "seed5.csv", out, Provenance(stage="evaluate"), {})
+    evaluate.evaluate(run.settings, bench.root, run.cell, "ssp", "tiny", inputs, [one], CPU)
+    return json.loads(out.read_text())["payload"]["outputs"]["prediction"]
+
+
+def test_a_test_counts_the_same_with_a_cache_and_without(finished: FinishedRun, bench: Bench, tmp_path: Path) -> None:
+    plain = counts_of(finished, bench, tmp_path / "plain.json", None)
+    assert plain == counts_of(finished, bench, tmp_path / "cached.json", bench.root / "features_test.json")
+    assert sum(map(sum, plain["padded"].values())) > 0
+
+
+def test_pictures_are_segmented_as_a_test_does(finished: FinishedRun, bench: Bench, tmp_path: Path) -> None:
+    wanted = counts_of(finished, bench, tmp_path / "plain.json", None)["original"]
+    reader = open_reader(finished.settings.data, finished.settings.protocol, bench.root)
+    predictor = Predictor(finished, 1, CPU, bench.root)
+    found: dict[str, np.ndarray] = {}
+    for episode in read_manifest(finished.root / "seed5.csv"):
+        image, mask = reader.load("test", episode.supports[0])
+        query, truth = reader.load("test", episode.query)
+        name = predictor.names[episode.class_index - 1]
+        support = Support(image, np.where(mask == 255, 255, mask == episode.class_index).astype(np.uint8))
+        (prediction,) = predictor.predict([support], [query], name)
+        on, true = prediction.mask("prediction").astype(bool), truth == episode.class_index
+        false = ~true & (truth != 255)
+        row = np.array([(on & true).sum(), (on & false).sum(), (~on & true).sum(), (~on & false).sum()])
+        found[name] = found.get(name, 0) + row
+    assert set(found) == set(wanted)
+    for name, row in found.items():
+        np.testing.assert_allclose(row, wanted[name], atol=3)  # pixels: in batches of another size a tie may fall the other way
