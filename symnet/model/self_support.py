@@ -55,7 +55,7 @@ class Own:
 def own_prototypes(features: Tensor, unit: Tensor, logits: Tensor, dtype: torch.dtype) -> Own:
     """Of positions that are surely foreground or background, or else of the 12 that are most so. dtype: of the large products."""
     probability = logits.detach().softmax(1)[:, 1].flatten(1)  # [B, HW], of foreground; of background it is the rest
-    inside, outside, _ = region_weights(probability, FOREGROUND, 1 - BACKGROUND, 0, 0)
+    inside, outside, _ = region_weights(probability, FOREGROUND, 1 - BACKGROUND, 0, 0)  # the third region is Sym-Net's alone
     flat = features.flatten(2)
     adaptive = gathered(unit.flatten(2), flat, outside, dtype).view_as(features)
     return Own(masked_mean(flat, inside.float()), masked_mean(flat, outside.float()), adaptive)

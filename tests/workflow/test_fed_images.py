@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.workflow.conftest import REPORT, TINY, Project
+from tests.workflow.test_why import STALE, python
 
 pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
 
@@ -22,6 +23,7 @@ def test_it_is_added_to_a_finished_benchmark(own: Project) -> None:
     assert "method=prototype" not in own.told
     own.run()
     assert own.planned() == {}
+    assert json.loads(python(own, "-c", STALE)) == []  # which caches it reads, `symnet why` and the rules say alike
     cell = own.results / "shapes" / "efficientnet_lite0" / "fold0" / "ssp" / "shot1"
     counted = json.loads((cell / "seed7.json").read_text())["payload"]["outputs"]["prediction"]["padded"]
     assert sum(map(sum, counted.values())) > 0
