@@ -21,6 +21,7 @@ from symnet.config_methods import (
     NTRENetSettings,
     PFENetSettings,
     QPENetSettings,
+    SSPSettings,
 )
 from symnet.sections import Fraction, Name, PrecisionName, Scale, Section, Side
 
@@ -229,6 +230,7 @@ class Settings(Section):
     qpenet: QPENetSettings = QPENetSettings()
     ntrenet: NTRENetSettings = NTRENetSettings()
     hpa: HPASettings = HPASettings()
+    ssp: SSPSettings = SSPSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gallery: GallerySettings = GallerySettings()

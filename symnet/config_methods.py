@@ -84,6 +84,12 @@ class CyCTRSettings(CycleSettings):
     """CyCTR."""
 
 
+class SSPSettings(Section):
+    """SSP."""
+
+    refine: bool = Field(True, description="whether the query supports itself a second time, as for its printed numbers")
+
+
 class QPENetSettings(CycleSettings):
     """QPENet."""
 

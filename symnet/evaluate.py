@@ -27,6 +27,7 @@ from symnet.data.transforms import fitted_size
 from symnet.embeddings import read_embeddings
 from symnet.episode_counts import counts_of, write_episode_counts
 from symnet.errors import UserError, one_line
+from symnet.feeding import feed
 from symnet.methods import METHODS, method_class, own_settings
 from symnet.methods.base import EpisodeBatch, Method
 from symnet.metrics import protocol_stamp
@@ -35,7 +36,6 @@ from symnet.precision import answering, format_name, precision_of
 from symnet.progress import progress
 from symnet.recorded import EpisodeRecords, read_mixed
 from symnet.scoring import Counts, Originals, foreground, unfitted, warp
-from symnet.sources import open_source
 from symnet.testing import Tester, predicted, with_record
 
 STAGE = "evaluate"
@@ -82,7 +82,7 @@ def evaluate(
             f"{inputs.base}: its backbone is {base.name}, backbone.name is {settings.backbone.name}; set that, or give another file"
         )
     names, vectors = read_embeddings(inputs.embeddings)
-    source = open_source(settings, data_root, "test", inputs.features, base, device, inputs.store)
+    source = feed(method_name, settings, data_root, "test", inputs.features, base, device, inputs.store)
     method = method_class(method_name)(settings, base.backbone, cell.shot, vectors.shape[1], source.side)
     if METHODS[method_name].trained:
         _load(method, inputs.model, method_name, cell.shot, settings)

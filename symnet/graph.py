@@ -132,7 +132,7 @@ def _cell(plan: Plan, cell: Cell) -> Iterator[Job]:
         inputs = (lists / "train.csv", *shared, *files(*plan.cache_file("train", *place[:2])), *tested)
         yield Job("train", model, note("train"), inputs)
     rounds = tuple(lists / f"shot{cell.shot}" / f"seed{seed}.csv" for seed in plan.seeds)
-    read = files(*plan.cache_file("test", *place[:2]), *plan.record_files(*place, cell.shot))
+    read = files(*plan.cache_file("test", *place), *plan.record_files(*place, cell.shot))
     options = {"seeds": ",".join(map(str, plan.seeds)), "experiment": plan.experiment.experiment}
     outputs = tuple(path(plan.folder, seed) for path in (cell.metrics, cell.episodes) for seed in plan.seeds)
     yield Job("evaluate", outputs, note("evaluate", **options), (lists / "test.csv", *rounds, *shared, *read, *model))

@@ -107,10 +107,13 @@ class Plan:
         features = self.settings(dataset, int(fold)).features
         return features.cache_test if split == "test" else features.train_views > 0
 
-    def cache_file(self, split: str, dataset: str, fold: int | str) -> list[str]:
-        """The fold's feature cache of a split; none where it is not cached."""
+    def cache_file(self, split: str, dataset: str, fold: int | str, row: str = "") -> list[str]:
+        """The fold's feature cache of a split; none where it is not cached. row: that reads it; one that is fed images needs the training
+        cache for its views, and no other.
+        """
         folder = fold_folder(self.folder, dataset, self.backbone(dataset), int(fold))
-        return [str(folder / f"features_{split}.json")] if self.cached(split, dataset, fold) else []
+        unread = split == "test" and row and METHODS[self.method_of(row)].images
+        return [str(folder / f"features_{split}.json")] if self.cached(split, dataset, fold) and not unread else []
 
     def record_files(self, dataset: str, fold: int | str, row: str, shot: int | str) -> list[str]:
         """The episode records that a row's tests read; none where its method reads none, where they are off, or without a feature cache."""
@@ -153,7 +156,7 @@ class Plan:
         if self.settings(dataset, int(fold), row).protocol.selection != "test_best":
             return {}
         found = {"--test-list": str(lists_folder(self.folder, dataset, int(fold)) / "test.csv")}
-        for path in self.cache_file("test", dataset, fold):
+        for path in self.cache_file("test", dataset, fold, row):
             found["--test-features"] = path
         return found
 

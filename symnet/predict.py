@@ -151,10 +151,12 @@ class Predictor:
         pixels = self.run.settings.pixels
         return fit(image, mask, pixels.size, pixels.antialias)
 
-    def _kept(self, fitted: Sequence[Fitted]) -> tuple[list[Tensor], Tensor]:
-        """What the method keeps of pictures, [n, C, H, W] each, and the base logits."""
-        backbone = self.base.backbone
-        maps, base = forward(self.base, torch.stack([one.image for one in fitted]).to(self.device))
+    def _kept(self, fitted: Sequence[Fitted]) -> tuple[list[Tensor], Tensor | None]:
+        """What the method keeps of pictures, [n, C, H, W] each, and the base logits, if any."""
+        backbone, images = self.base.backbone, torch.stack([one.image for one in fitted]).to(self.device)
+        if METHODS[self.run.method].images:
+            return self.method.keep(backbone, [images], False), None
+        maps, base = forward(self.base, images)
         blocks = self.method.blocks(backbone, False)
         return self.method.keep(backbone, maps if blocks is None else [maps[i] for i in blocks], False), base
 

@@ -22,18 +22,19 @@ from symnet.data.stored import Store
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.features import forward
+from symnet.feeding import feed
 from symnet.gradients import Gradients
 from symnet.journal import Journal
 from symnet.keeper import Keeper, Run
 from symnet.lease import Lease, hold
-from symnet.methods import method_class, own_settings
+from symnet.methods import METHODS, method_class, own_settings
 from symnet.parallel import ALONE, Ranks, check_shares
 from symnet.precision import answering, precision_of
 from symnet.prefetch import Stall
 from symnet.progress import progress
 from symnet.rates import Advisor, Rates, measure
 from symnet.runtime import StopSignal
-from symnet.sources import Source, open_source
+from symnet.sources import Source
 from symnet.surroundings import capture
 from symnet.system import Usage
 from symnet.trainer import Trainer
@@ -153,10 +154,10 @@ def _train(
     base = answering(load_base(inputs.base).to(device), precision.frozen, last)
     if not base.classes:
         raise UserError(f"{inputs.base}: was imported without its fold, so its base classes are not known; import it with --fold")
-    source = open_source(settings, data_root, "train", inputs.features, base, device, inputs.store)
+    source = feed(run.method, settings, data_root, "train", inputs.features, base, device, inputs.store)
     tested = source
     if selection == "test_best":
-        tested = open_source(settings, data_root, "test", inputs.test_features, base, device, inputs.store)
+        tested = feed(run.method, settings, data_root, "test", inputs.test_features, base, device, inputs.store)
     chosen_on = validation_episodes(settings, held, inputs.test_list, run.shots)
     size = settings.train.batch_size // settings.train.accumulate
     validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size, ranks)
@@ -185,7 +186,7 @@ def _train(
     gradients = Gradients(trainer, base, source, episodes, torch.from_numpy(vectors), settings.train, ranks, stall, journal_of_first)
     try:
         advisor = Advisor(settings.train.batch_size // ranks.count * (1 + run.shots), lambda: _rates(source, base, settings, run.state))
-        advised = advisor if keeper and inputs.features is None else None
+        advised = advisor if keeper and inputs.features is None and not METHODS[run.method].images else None
         _loop(trainer, gradients, validation, every, run, stop, keeper, ranks, advised)
     except Stopped as reason:
         if keeper:

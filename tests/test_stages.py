@@ -97,7 +97,7 @@ CHANGED: dict[str, dict] = {
     "qpenet": {"labels": "slipped"},
 }
 CHANGED |= {"ntrenet": {"channels": 16}, "hpa": {"auxiliary": "cross_entropy"}}
-CHANGED |= {"fecanet": {"masked": False}, "dcama": {"dropout": 0.0}}
+CHANGED |= {"fecanet": {"masked": False}, "dcama": {"dropout": 0.0}, "ssp": {"refine": False}}
 FEATURES: list[Job] = [("features_test", None), ("features_train", None)]
 RECORDED: list[Job] = [("records", None)]
 MASKS: list[Job] = [("masks", None)]

@@ -31,6 +31,8 @@ STRIDED = {
     "resnet50_from_first": ("symnet.backbones.strided", "ResNet50FromFirst"),
     "resnet101_from_first": ("symnet.backbones.strided", "ResNet101FromFirst"),
     "vgg16_strided": ("symnet.backbones.strided", "VGG16Strided"),
+    "resnet50_late": ("symnet.backbones.frozen", "ResNet50Late"),
+    "resnet101_late": ("symnet.backbones.frozen", "ResNet101Late"),
     "resnet50_frozen": ("symnet.backbones.frozen", "ResNet50Frozen"),
     "resnet101_frozen": ("symnet.backbones.frozen", "ResNet101Frozen"),
 }

@@ -1,7 +1,7 @@
-"""ResNets as CyCTR's released code has them, whose weights `symnet.methods.CyCTR` loads.
+"""ResNets as SSP's and CyCTR's released code has them, whose weights `symnet.methods.SSP` and `symnet.methods.CyCTR` load.
 
-The first block of a dilated stage has the dilation of the stage before (torchvision's rule), mid features are layer2 before layer3, and
-batch norm has no weights that could be trained. They are no backbones of an experiment: there all methods read the fold's own.
+The first block of a dilated stage has the dilation of the stage before (torchvision's rule). CyCTR's mid features are layer2 before layer3,
+and its batch norm has no weights that could be trained. They are no backbones of an experiment: there all methods read the fold's own.
 """
 
 import torch
@@ -9,6 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symnet.backbones.resnet import ResNet, ResNet50, ResNet101
+
+
+class ResNet50Late(ResNet50):
+    """SSP's network."""
+
+    dilates_late = True
+
+
+class ResNet101Late(ResNet101):
+    """SSP's network, deeper."""
+
+    dilates_late = True
 
 
 class FrozenBatchNorm(nn.Module):

@@ -26,7 +26,8 @@ class Entry:
     """Where a method lives. `settings`: sections it depends on beside the stage's own; `trained`: whether it has a training stage.
 
     `records`: the parts of episode records (model/episode.py) that it reads with these settings; none: it needs all block maps.
-    `door`: the public name of the model that it is, where it has one here.
+    `door`: the public name of the model that it is, where it has one here. `images`: whether it is fed images in the place of the
+    backbone's block maps, as their one map (`symnet.feeding`).
     """
 
     module: str
@@ -35,6 +36,7 @@ class Entry:
     trained: bool
     records: Parts = lambda settings: ()
     door: str = ""
+    images: bool = False
 
 
 METHODS = {
@@ -50,6 +52,7 @@ METHODS = {
     "qpenet": Entry("symnet.methods.qpenet", "QPENetMethod", ("qpenet",), True, lambda s: ("twice",), "QPENet"),
     "ntrenet": Entry("symnet.methods.ntrenet", "NTRENetMethod", ("ntrenet",), True, lambda s: ("twice",)),
     "hpa": Entry("symnet.methods.hpa", "HPAMethod", ("hpa",), True, lambda s: ("twice",)),
+    "ssp": Entry("symnet.methods.ssp", "SSPMethod", ("ssp",), True, door="SSP", images=True),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 

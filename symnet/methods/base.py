@@ -18,7 +18,8 @@ class EpisodeBatch:
     """B episodes of K shots as every method gets them: features of the frozen backbone, masks, class vectors.
 
     Masks are uint8 in {0, 1, 255} for the episode's class. `base_index` is -1 for a novel class. `query` and `support` are all block maps
-    in training; in a test they are what `Method.keep` makes of those that `Method.blocks` names.
+    in training; in a test they are what `Method.keep` makes of those that `Method.blocks` names. Of a method that is fed images, the one
+    map is the image, [B, 3, S, S] and [B, K, 3, S, S].
     """
 
     query: Sequence[Tensor]  # N block maps [B, C_i, H_i, W_i]

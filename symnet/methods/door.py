@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from symnet.backbones.base import load_exactly
 from symnet.backbones.loading import build_backbone
+from symnet.backbones.unasked import Unasked
 from symnet.config import Settings
 from symnet.config_data import PixelSettings
 from symnet.methods import Entry, class_of
@@ -36,7 +37,7 @@ FROZEN = (
 
 
 class Door(nn.Module):
-    """A method whole: frozen backbone, base learner where it reads one, trained part.
+    """A method whole: frozen backbone, unless it has one of its own; base learner where it reads one; trained part.
 
     `bn`: what batch norm of the frozen backbone does while the model is in training mode: keep its statistics (`eval`), or take the
     batch's, of queries and of each shot apart, and let its own drift (`train`, as some released code does).
@@ -66,9 +67,10 @@ class Door(nn.Module):
         if bn not in ("eval", "train"):
             raise ValueError(f"bn: found {bn!r}, allowed: eval, train")
         self.image_size, self.shot, self.bn, self.base_classes = settings.pixels.size, shot, bn, base_classes
-        self.backbone = build_backbone(backbone or settings.backbone.name).requires_grad_(False)
-        self.base = PSPHead(self.backbone.high_channels, base_classes + 1, base_width).requires_grad_(False) if kind.reads_base else None
-        self.method = kind(settings, self.backbone, shot, text, self.backbone.side(self.image_size))
+        network = build_backbone(backbone or settings.backbone.name).requires_grad_(False)
+        self.backbone = Unasked(network.stride) if self.entry.images else network
+        self.base = PSPHead(network.high_channels, base_classes + 1, base_width).requires_grad_(False) if kind.reads_base else None
+        self.method = kind(settings, network, shot, text, network.side(self.image_size))
         self.eval()
 
     @classmethod

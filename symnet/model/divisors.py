@@ -18,7 +18,7 @@ class Divisors:
 
     pixels: Tensor  # scalar: pixels of the query masks that are not 255
     episodes: int  # B
-    usable: Tensor  # [K]: supports with foreground and background, shot by shot
+    usable: Tensor  # [K]: what the losses of supports divide by, shot by shot: those with foreground and background, of which triplets are
 
     def to(self, device: torch.device) -> "Divisors":
         """The same on another device."""

@@ -57,7 +57,7 @@ rule evaluate_method:
         episodes=[f"{LISTS}/shot{{shot}}/seed{seed}.csv" for seed in plan.seeds],
         base=f"{FOLD}/base.safetensors",
         embeddings=f"{ROOT}/{{dataset}}/embeddings.csv",
-        features=lambda w: plan.cache_file("test", w.dataset, w.fold),
+        features=lambda w: plan.cache_file("test", w.dataset, w.fold, w.method),
         records=lambda w: plan.record_files(w.dataset, w.fold, w.method, w.shot),
         model=lambda w: plan.model_file(w.dataset, w.fold, w.method, w.shot),
     output:
