@@ -15,6 +15,7 @@ from symnet.config_methods import (
     CyCTRSettings,
     DCAMASettings,
     FECANetSettings,
+    HDMNetSettings,
     HSNetSettings,
     MIANetSettings,
     PFENetSettings,
@@ -225,6 +226,7 @@ class Settings(Section):
     dcama: DCAMASettings = DCAMASettings()
     cyctr: CyCTRSettings = CyCTRSettings()
     qpenet: QPENetSettings = QPENetSettings()
+    hdmnet: HDMNetSettings = HDMNetSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gallery: GallerySettings = GallerySettings()

@@ -86,3 +86,15 @@ class CyCTRSettings(CycleSettings):
 
 class QPENetSettings(CycleSettings):
     """QPENet."""
+
+
+class HDMNetSettings(Section):
+    """HDMNet."""
+
+    channels: int = Field(256, ge=8, description="width of reduced features")
+    tokens: int = Field(64, ge=8, multiple_of=8, description="width of what attends, a multiple of 8")
+    shot_weights: Literal["own", "sorted"] = Field(
+        "own",
+        description="weights of several shots' psi: each shot's own, or in the order of their sizes whichever shot has them, a slip of the "
+        "released code",
+    )

@@ -36,8 +36,8 @@ def message(over: Mapping[str, Any]) -> str:
     return text
 
 
-OWN = "model, pfenet, bam, hsnet, mianet, fecanet, dcama, cyctr, qpenet"  # sections of methods
-METHOD_NAMES = "prototype, symnet, pfenet, bam, hsnet, mianet, fecanet, dcama, cyctr, qpenet"
+OWN = "model, pfenet, bam, hsnet, mianet, fecanet, dcama, cyctr, qpenet, hdmnet"  # sections of methods
+METHOD_NAMES = "prototype, symnet, pfenet, bam, hsnet, mianet, fecanet, dcama, cyctr, qpenet, hdmnet"
 SECTION_NAMES = f"data, store, shapes, protocol, pixels, backbone, text, base, features, {OWN}, train, evaluate, gallery"
 TOP_NAMES = (
     "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, published, tables, groups, preset, "

@@ -48,6 +48,7 @@ METHODS = {
     "dcama": Entry("symnet.methods.dcama", "DCAMAMethod", ("dcama",), True, door="DCAMA"),
     "cyctr": Entry("symnet.methods.cyctr", "CyCTRMethod", ("cyctr",), True, lambda s: ("pfenet",), "CyCTR"),
     "qpenet": Entry("symnet.methods.qpenet", "QPENetMethod", ("qpenet",), True, lambda s: ("twice",), "QPENet"),
+    "hdmnet": Entry("symnet.methods.hdmnet", "HDMNetMethod", ("hdmnet",), True, lambda s: ("cosine",), "HDMNet"),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 

@@ -30,14 +30,22 @@ ROWS = {
     "mianet": ("prediction",),
     "cyctr": ("prediction",),
     "qpenet": ("prediction",),
+    "hdmnet": ("meta", "ensemble"),
 }
 PARTS_OF_LOSS = {"pfenet": {"prediction", "inner"}, "bam": {"meta", "ensemble"}, "hsnet": {"prediction"}}
 PARTS_OF_LOSS |= {"dcama": {"prediction"}, "fecanet": {"prediction"}, "mianet": {"prediction", "inner", "triplet"}}
 PARTS_OF_LOSS |= {"cyctr": {"prediction", "auxiliary"}, "qpenet": {"prediction", "background", "initial", "simple"}}
+PARTS_OF_LOSS |= {"hdmnet": {"meta", "ensemble", "distillation"}}
 # Of an image of 33 pixels the fourth stage sees four, none of them in an object: a support of zeros (test_fecanet.py has a larger one)
 UNSEEN = {"fecanet": {f"head.enhance.2.into_support.1.{name}" for name in ("weight", "bias")}}
+NORMS = [  # that keep their statistics in training
+    name.format(n) for name in ("fuse_norm.{}", "parse.{}.1", "parse.{}.3", "parse.{}.5") for n in range(3)
+]
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+UNSEEN |= {"hdmnet": {f"head.match.{norm}.{name}" for norm in (*NORMS, "classify.1", "classify.3") for name in STATISTICS}}
 RECORDED = {"pfenet": {"twice"}, "bam": {"twice"}, "hsnet": set(), "dcama": set(), "fecanet": set(), "mianet": {"hpm"}}
 RECORDED |= {"cyctr": {"pfenet"}, "qpenet": {"twice"}}
+RECORDED |= {"hdmnet": {"cosine"}}
 
 
 def record(bench: Bench, folder: Path, part: str, manifest: Path) -> Path:

@@ -48,6 +48,7 @@ TINY = {
     "pfenet": {"channels": 8},
     "cyctr": {"channels": 16},
     "qpenet": {"channels": 16},
+    "hdmnet": {"channels": 8, "tokens": 16},
     "bam": {"channels": 8},
     "mianet": {"channels": 8},
     "train": {"steps": 3, "batch_size": 2, "validation_episodes": 2},
