@@ -7,6 +7,7 @@ from torch import Tensor
 
 from symnet.data.episodes import Episode
 from symnet.methods.base import EpisodeBatch
+from symnet.model.base import PSPHead
 from symnet.runtime import send
 from symnet.scoring import of_class
 from symnet.sources import Columns, Features, Request
@@ -61,15 +62,20 @@ def make_batch(episodes: Sequence[Episode], found: Features, vectors: Tensor, ba
     return batch_of(asked(episodes, vectors, base_classes, found.mask.device), found)
 
 
-def batch_of(wanted: Columns, found: Features) -> EpisodeBatch:
+def batch_of(wanted: Columns, found: Features, base_head: PSPHead | None = None) -> EpisodeBatch:
     """As `make_batch`, of what `asked` gives: a function of tensors alone."""
     query, support = arranged(wanted["classes"], found.maps)
     base = None if found.base is None else found.base[: len(wanted["classes"])]
-    return episode_batch(wanted, query, support, found.mask, base)
+    return episode_batch(wanted, query, support, found.mask, base, base_head)
 
 
 def episode_batch(
-    wanted: Columns, query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, base_logits: Tensor | None
+    wanted: Columns,
+    query: Sequence[Tensor],
+    support: Sequence[Tensor],
+    mask: Tensor,
+    base_logits: Tensor | None,
+    base_head: PSPHead | None = None,
 ) -> EpisodeBatch:
     """What `asked` gives beside features as the fields of `EpisodeBatch` have them; index masks [n, S, S] of the rows of `requests_of`."""
     query_mask, support_mask = masks_of(wanted["classes"], mask)
@@ -81,4 +87,5 @@ def episode_batch(
         base_logits=base_logits,
         text=wanted["text"],
         base_index=wanted["base_index"],
+        base_head=base_head,
     )

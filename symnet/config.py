@@ -15,6 +15,7 @@ from symnet.config_methods import (
     CyCTRSettings,
     DCAMASettings,
     FECANetSettings,
+    HDMNetSettings,
     HPASettings,
     HSNetSettings,
     MIANetSettings,
@@ -231,6 +232,7 @@ class Settings(Section):
     ntrenet: NTRENetSettings = NTRENetSettings()
     hpa: HPASettings = HPASettings()
     ssp: SSPSettings = SSPSettings()
+    hdmnet: HDMNetSettings = HDMNetSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gallery: GallerySettings = GallerySettings()

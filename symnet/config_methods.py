@@ -108,3 +108,15 @@ class HPASettings(Section):
         "mse", description="loss of the probability map: squared error, or the cross-entropy of the map and 1 less it as logits"
     )
     weight: float = Field(1.0, ge=0, description="of that loss beside the prediction's; its released value is not known")
+
+
+class HDMNetSettings(Section):
+    """HDMNet."""
+
+    channels: int = Field(256, ge=8, description="width of reduced features")
+    tokens: int = Field(64, ge=8, multiple_of=8, description="width of what attends, a multiple of 8")
+    shot_weights: Literal["own", "sorted"] = Field(
+        "own",
+        description="weights of several shots' psi: each shot's own, or in the order of their sizes whichever shot has them, a slip of the "
+        "released code",
+    )

@@ -49,7 +49,7 @@ class ForwardBackward:
         """What `observe` sees. Features and graph are freed with this frame."""
         # on a CPU of all rows, as always: the head's rounding depends on how many pass it together
         answered = None if self.source.device.type == "cpu" else len(columns["classes"])
-        batch = batch_of(columns, self.source.made(columns, answered))
+        batch = batch_of(columns, self.source.made(columns, answered), self.base.head)
         divisors = None
         if "pixels" in columns:
             divisors = Divisors(columns["pixels"], cast(int, columns["episodes"]), columns["usable"])

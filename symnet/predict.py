@@ -172,6 +172,7 @@ class Predictor:
             base_logits=base,
             text=text.expand(count, -1),
             base_index=torch.full((count,), -1, device=self.device),
+            base_head=self.base.head,
         )
 
     def _soft(self, logits: Tensor, fitted: Fitted, image: Pixels) -> np.ndarray:

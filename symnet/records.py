@@ -14,15 +14,14 @@ from torch import Tensor
 
 from symnet.arrange import arranged, episode_masks, requests_of
 from symnet.artifacts import digest, write_json
-from symnet.backbones.base import Backbone
 from symnet.backbones.base import side as side_at_stride_8
-from symnet.base_learner import load_base
+from symnet.base_learner import BaseLearner, load_base
 from symnet.cells import Round
 from symnet.config import Settings
 from symnet.data.episodes import Episode, read_manifest
 from symnet.errors import UserError
 from symnet.features import as_numbers
-from symnet.model.episode import TDC, TWICE, levels_of, prior_record, tdc_record
+from symnet.model.episode import TDC, levels_of, prior_record, tdc_record
 from symnet.model.resize import default_scales
 from symnet.shards import Columns, remove_others, write_shards
 from symnet.sources import CacheSource
@@ -46,7 +45,7 @@ def make_records(
     source = CacheSource(features, device)
     if part == TDC:
         source = source.only(range(len(source.cache.shapes)))  # no base logits
-    columns = partial(_columns, settings, part, base.backbone, source)
+    columns = partial(_columns, settings, part, base, source)
     for one in rounds:
         key = digest([one.provenance.settings, one.provenance.code, one.provenance.inputs, part])[:12]
         episodes = read_manifest(one.manifest)
@@ -63,7 +62,7 @@ def _load(source: CacheSource) -> Callable[[Sequence[Episode]], dict[str, Tensor
 
 @torch.no_grad()
 def _columns(
-    settings: Settings, part: str, backbone: Backbone, source: CacheSource, episodes: Sequence[Episode], loaded: dict[str, Tensor]
+    settings: Settings, part: str, base: BaseLearner, source: CacheSource, episodes: Sequence[Episode], loaded: dict[str, Tensor]
 ) -> Columns:
     """A record's columns of some episodes, of what was loaded of them."""
     found = source.features(loaded)
@@ -74,6 +73,6 @@ def _columns(
     else:
         assert found.base is not None
         scales = default_scales(side_at_stride_8(settings.pixels.size))
-        levels = levels_of(backbone, query, support, mask if part == TWICE else None)
-        record = prior_record(part, *levels, mask, found.base[: len(episodes)], scales)
+        levels = levels_of(base.backbone, part, query, support, mask)
+        record = prior_record(part, *levels, mask, found.base[: len(episodes)], scales, base_head=base.head)
     return {name: as_numbers(values, settings.features.dtype, f"records, {name}") for name, values in record.items()}

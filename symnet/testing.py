@@ -167,4 +167,5 @@ class Tester:
         with_base = self.source.blocks is None
         query, support = (Rows(held, 1 + with_base, rows) for rows in (queries, supports))
         base = held.take(1, queries) if with_base else None
-        return episode_batch(asked(episodes, self.vectors, self.base.classes, device), query, support, held.take(0, at), base)
+        wanted = asked(episodes, self.vectors, self.base.classes, device)
+        return episode_batch(wanted, query, support, held.take(0, at), base, self.base.head)

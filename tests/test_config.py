@@ -36,8 +36,8 @@ def message(over: Mapping[str, Any]) -> str:
     return text
 
 
-OWN = "model, pfenet, bam, hsnet, mianet, fecanet, dcama, cyctr, qpenet, ntrenet, hpa, ssp"  # sections of methods
-METHOD_NAMES = "prototype, symnet, pfenet, bam, hsnet, mianet, fecanet, dcama, cyctr, qpenet, ntrenet, hpa, ssp"
+OWN = "model, pfenet, bam, hsnet, mianet, fecanet, dcama, cyctr, qpenet, ntrenet, hpa, ssp, hdmnet"  # sections of methods
+METHOD_NAMES = "prototype, symnet, pfenet, bam, hsnet, mianet, fecanet, dcama, cyctr, qpenet, ntrenet, hpa, ssp, hdmnet"
 SECTION_NAMES = f"data, store, shapes, protocol, pixels, backbone, text, base, features, {OWN}, train, evaluate, gallery"
 TOP_NAMES = (
     "experiment, data_root, download, results, device, threads, shots, seeds, methods, variants, published, tables, groups, preset, "

@@ -206,7 +206,7 @@ def test_parts_have_one_set_of_names() -> None:
     assert found == {(prior, "tdc") for prior in priors}
     assert METHODS["symnet"].records(Settings(model=ModelSettings(tdc=False))) == ("spm",)
     assert METHODS["prototype"].records(Settings()) == ()
-    assert set(PARTS) == {*priors, "twice", "tdc"} == set(get_args(get_type_hints(learn.records)["part"]))
+    assert set(PARTS) == {*priors, "twice", "cosine", "tdc"} == set(get_args(get_type_hints(learn.records)["part"]))
     rule = re.search(r'part="([a-z|]+)"', (Path(__file__).parents[1] / "workflow" / "rules" / "features.smk").read_text())
     assert rule
     assert rule[1].split("|") == list(PARTS)

@@ -95,6 +95,7 @@ CHANGED: dict[str, dict] = {
     "mianet": {"channels": 16},
     "cyctr": {"channels": 16},
     "qpenet": {"labels": "slipped"},
+    "hdmnet": {"tokens": 16},
 }
 CHANGED |= {"ntrenet": {"channels": 16}, "hpa": {"auxiliary": "cross_entropy"}}
 CHANGED |= {"fecanet": {"masked": False}, "dcama": {"dropout": 0.0}, "ssp": {"refine": False}}
@@ -265,12 +266,13 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
         ),
         ("symnet.model.squeeze", {"train-hsnet", "evaluate-hsnet", "train-fecanet", "evaluate-fecanet"}),
         ("symnet.model.cycle", {f"{stage}-{method}" for stage in ("train", "evaluate") for method in ("cyctr", "qpenet")}),
+        ("symnet.model.matching", {"train-hdmnet", "evaluate-hdmnet"}),
         (
             "symnet.model.correlation",
             {
                 "records",
                 "gallery",
-                *(f"{s}-{m}" for s in ("train", "evaluate") for m in ("symnet", "pfenet", "bam", "mianet", "cyctr", "qpenet")),
+                *(f"{s}-{m}" for s in ("train", "evaluate") for m in ("symnet", "pfenet", "bam", "mianet", "cyctr", "qpenet", "hdmnet")),
                 *(f"{s}-{m}" for s in ("train", "evaluate") for m in ("ntrenet", "hpa")),
             },
         ),

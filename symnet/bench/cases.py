@@ -256,7 +256,7 @@ def _one_of(batch: EpisodeBatch, i: int) -> EpisodeBatch:
     own: dict[str, Any] = {
         name: [m[i : i + 1] for m in held] if isinstance(held, list) else held[i : i + 1]
         for name, held in vars(batch).items()
-        if held is not None
+        if isinstance(held, (list, Tensor))
     }
     return dataclasses.replace(batch, **own)
 

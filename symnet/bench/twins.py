@@ -179,6 +179,7 @@ def freeze(
         support_mid=mid,
         mask=mask,
         foreground=F.interpolate(on, (side, side)) == 1,
+        whole=support_mask == 1,
         priors=(spm(queries.high, high, mask),),
         correlations=correlation_maps(query, support, mask),
         psi=dissimilarity(queries.low, low),

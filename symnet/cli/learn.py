@@ -110,7 +110,8 @@ def features(
 def records(
     config: Config,
     part: Annotated[
-        Literal["spm", "hpm", "pfenet", "twice", "tdc"], typer.Option(help="A prior mask with psi and base map, or the correlations.")
+        Literal["spm", "hpm", "pfenet", "twice", "cosine", "tdc"],
+        typer.Option(help="A prior mask with psi and base map, or the correlations."),
     ],
     shot: Shot,
     episodes: Episodes,

@@ -53,6 +53,7 @@ METHODS = {
     "ntrenet": Entry("symnet.methods.ntrenet", "NTRENetMethod", ("ntrenet",), True, lambda s: ("twice",)),
     "hpa": Entry("symnet.methods.hpa", "HPAMethod", ("hpa",), True, lambda s: ("twice",)),
     "ssp": Entry("symnet.methods.ssp", "SSPMethod", ("ssp",), True, door="SSP", images=True),
+    "hdmnet": Entry("symnet.methods.hdmnet", "HDMNetMethod", ("hdmnet",), True, lambda s: ("cosine",), "HDMNet"),
 }
 METHOD_SECTIONS = tuple(dict.fromkeys(section for entry in METHODS.values() for section in entry.settings))
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from symnet.backbones.base import Backbone
 from symnet.config import Settings
+from symnet.model.base import PSPHead
 from symnet.model.divisors import Divisors
 from symnet.parallel import Ranks
 
@@ -31,6 +32,8 @@ class EpisodeBatch:
     base_index: Tensor  # [B]
     history: Tensor | None = None  # [B, 2, s, s]: probabilities of an earlier answer, for a method that reads them
     record: dict[str, Tensor] | None = None  # what no trained weight changes, by name (model/episode.py)
+    base_head: PSPHead | None = None  # what made base_logits of high features; None where only tensors are at hand
+    masked: bool = False  # whether supports were masked at their pixels: by a door, for a method that `masks_pixels`
 
 
 class Method(nn.Module):
@@ -41,8 +44,10 @@ class Method(nn.Module):
     reads_base = False  # whether it reads base logits
     reads_history = False  # whether its door is asked with an earlier answer, too
     masks_support = False  # whether it masks supports before the fourth stage, so that their own block maps of it are not read
+    masks_pixels = False  # whether its door masks supports before they enter the network; a row, of whole images, masks features
     even_sizes = False  # whether its door takes images of side 8n as well: its released code's own
     released: Sequence[tuple[str, str]] = ()  # beginnings of names of the released code's entries, and the door's
+    released_base = ("learner_base.1.4.weight", "learner_base.1.0.weight")  # its names of the base learner's last two convolutions
     unused: tuple[str, ...] = ()  # beginnings of names of those that it holds and does not use
 
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:

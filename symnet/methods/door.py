@@ -92,7 +92,7 @@ class Door(nn.Module):
         tensors = {name: value for name, value in plain_names(state).items() if not name.startswith(kind.unused)}
         try:
             own = kind.released_settings(tensors, scales)
-            widths = [tensors[name].shape[0] for name in ("learner_base.1.4.weight", "learner_base.1.0.weight") if kind.reads_base]
+            widths = [tensors[name].shape[0] for name in kind.released_base if kind.reads_base]
         except KeyError as error:
             raise ValueError(f"no entry {error}: not a state dict of the released {cls.__name__}") from None
         settings = Settings(pixels=PixelSettings().model_copy(update={"size": image_size}), **own)  # a side that is checked already
@@ -186,6 +186,8 @@ class Door(nn.Module):
             if not self.method.reads_history:
                 raise ValueError(f"history: found one, but {type(self).__name__} reads none")
             check_shapes(history=(history, (batch, 2, *history.shape[-1:] * 2)))
+        if self.method.masks_pixels:
+            support = support * (support_mask == 1).unsqueeze(2)
         queries = self.backbone(query)
         if self.backbone.training:  # each shot by itself: batch norm sees a batch of it
             shots = [self._support_maps(support[:, k]) for k in range(self.shot)]
@@ -201,6 +203,8 @@ class Door(nn.Module):
             text=text,
             base_index=query.new_full((batch,), -1, dtype=torch.int64) if base_index is None else base_index,
             history=history,
+            base_head=self.base,
+            masked=self.method.masks_pixels,
         )
 
     def _support_maps(self, images: Tensor) -> list[Tensor]:

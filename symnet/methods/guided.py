@@ -53,7 +53,8 @@ class Guided(Method):
         assert batch.base_logits is not None or not self.reads_base
         base, own = batch.base_logits if self.reads_base else None, batch.base_index if training else None
         maps = list(batch.query), list(batch.support)
-        return freeze_episode(backbone, self.parts, *maps, batch.support_mask, batch.text, base, self.scales, own)
+        also = batch.base_head, batch.masked
+        return freeze_episode(backbone, self.parts, *maps, batch.support_mask, batch.text, base, self.scales, own, *also)
 
     @property
     def scales(self) -> tuple[int, ...]:

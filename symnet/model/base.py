@@ -27,7 +27,11 @@ class PSPHead(nn.Module):
         )
 
     def forward(self, high: Tensor) -> Tensor:
-        """[B, C, H, W] -> logits [B, 1 + base classes, H, W].
+        """[B, C, H, W] -> logits [B, 1 + base classes, H, W]."""
+        return cast(Tensor, self.classify[2:](self.features(high)))
+
+    def features(self, high: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, width, H, W]: what the classifier reads, before its ReLU.
 
         The first convolution reads features and pooled features side by side. Those come from 1 + 4 + 9 + 36 vectors, and resizing and
         convolution are linear: their half of the work is done on the vectors.
@@ -36,12 +40,11 @@ class PSPHead(nn.Module):
         first = cast(nn.Conv2d, self.classify[0])  # its bias: of the batch norm after it, where that is folded
         weight = first.weight  # [width, C + 4 parts, 3, 3]
         own, *parts = weight.split([channels, *[channels // len(BINS)] * len(BINS)], 1)
+        high = high.to(weight.dtype)  # of a cache where the head is in 16 bits
         x = F.conv2d(high, own, first.bias, padding=1)
         for bins, branch, part in zip(BINS, self.pyramid, parts, strict=True):
             x = x + _resized_and_convolved(F.relu(branch(F.adaptive_avg_pool2d(high, bins))), part, size)
-        for layer in self.classify[1:]:
-            x = layer(x)
-        return x
+        return cast(Tensor, self.classify[1](x))
 
 
 def _resized_and_convolved(x: Tensor, weight: Tensor, size: int) -> Tensor:

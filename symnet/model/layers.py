@@ -1,5 +1,7 @@
 """Small pieces that heads of this family are made of."""
 
+from typing import Self
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +28,18 @@ def classifier(channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.ReLU(inplace=True), nn.Dropout2d(0.1), nn.Conv2d(channels, 2, 1)
     )
+
+
+class FixedBatchNorm(nn.BatchNorm2d):
+    """Batch norm that keeps its statistics in training, too: its scale and shift learn."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Never in training mode."""
+        return super().train(False)
 
 
 def tiled(vector: Tensor, like: Tensor) -> Tensor:

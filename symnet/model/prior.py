@@ -37,7 +37,12 @@ def spm(query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
 
 
 def pfenet_prior(query: Tensor, support: Tensor, mask: Tensor, budget: int = 1 << 24) -> Tensor:
-    """PFENet's prior: the largest cosine over the masked support positions, min-max normalised. Returns [B, K, H, W] in [0, 1].
+    """PFENet's prior: `max_cosine`, min-max normalised. Returns [B, K, H, W] in [0, 1]."""
+    return min_max(max_cosine(query, support, mask, budget))
+
+
+def max_cosine(query: Tensor, support: Tensor, mask: Tensor, budget: int = 1 << 24) -> Tensor:
+    """The largest cosine over the masked support positions; masked-out ones count 0. Returns [B, K, H, W] in [-1, 1].
 
     Arguments as `spm`. The [HW, HW] matrix is made in pieces of at most `budget` elements.
     """
@@ -52,7 +57,7 @@ def pfenet_prior(query: Tensor, support: Tensor, mask: Tensor, budget: int = 1 <
         piece = slice(start, start + step)
         cosine = supports[:, :, piece] @ queries / (support_norm[:, :, piece] * query_norm + EPS)  # [B, K, step, HW]
         best = torch.maximum(best, cosine.amax(2))
-    return min_max(best.view(batch, shots, height, width))
+    return best.view(batch, shots, height, width)
 
 
 def hpm(query: Tensor, support: Tensor, mask: Tensor, scales: Sequence[int]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Bilinear resizing with corners aligned, the only one this family of models uses; and the sides it resizes to."""
+"""Bilinear resizing, and the sides it resizes to."""
 
 import functools
 
@@ -7,25 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize(x: Tensor, size: int) -> Tensor:
+def resize(x: Tensor, size: int, corners: bool = True) -> Tensor:
     """[B, C, h, h] -> [B, C, size, size], as two small matrix products.
 
-    Equal to `F.interpolate(..., mode="bilinear", align_corners=True)`; its gradient is two products as well, where the library's
-    scatters with atomics.
+    Equal to `F.interpolate(..., mode="bilinear", align_corners=corners)`; its gradient is two products as well, where the library's
+    scatters with atomics. Corners are aligned nearly everywhere in this family of models.
     """
     if x.shape[-1] == size and x.shape[-2] == size:
         return x
-    rows = interpolation_matrix(x.shape[-2], size, x.device, x.dtype)
-    columns = interpolation_matrix(x.shape[-1], size, x.device, x.dtype)
+    rows = interpolation_matrix(x.shape[-2], size, x.device, x.dtype, corners)
+    columns = interpolation_matrix(x.shape[-1], size, x.device, x.dtype, corners)
     return rows @ x @ columns.T
 
 
 @functools.lru_cache(maxsize=64)
-def interpolation_matrix(n: int, m: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def interpolation_matrix(n: int, m: int, device: torch.device, dtype: torch.dtype, corners: bool = True) -> Tensor:
     """[m, n]: the weights of n samples in each of m interpolated ones. A constant: no gradient, kept per device and type."""
     with torch.inference_mode(False), torch.no_grad():
         eye = torch.eye(n, device=device, dtype=torch.promote_types(dtype, torch.float32))
-        return F.interpolate(eye[None], size=m, mode="linear", align_corners=True)[0].T.contiguous().to(dtype)
+        return F.interpolate(eye[None], size=m, mode="linear", align_corners=corners)[0].T.contiguous().to(dtype)
 
 
 def pool(x: Tensor, size: int) -> Tensor:

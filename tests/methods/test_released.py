@@ -26,10 +26,11 @@ OURS = {
     "FECANet": {"cross_entropy": "prediction"},
     "CyCTR": {"logits": "final", "main": "prediction", "aux": "auxiliary"},
     "QPENet": {"logits": "final", "main": "prediction"},
+    "HDMNet": {"distillation/3": "distillation"},
 }
 IDLE = ("addtional_proj.",)  # beginnings of names of what is trainable there and read by nothing
 # Parts of losses that are told as their sum
-SUMS = {"aux(bg+0.6initial+0.5simple)": ("background", "initial", "simple")}
+SUMS = {"aux(bg+0.6initial+0.5simple)": ("background", "initial", "simple"), "main(final+meta)": ("meta", "ensemble")}
 
 pytestmark = pytest.mark.xdist_group("released")  # each model computed once
 
@@ -58,6 +59,8 @@ GOLDENS = [
     Golden("CyCTR", "1shot", "released_state_dict"),
     Golden("CyCTR", "5shot", "released_state_dict"),
     Golden("QPENet", "1shot", "released_state_dict"),
+    Golden("HDMNet", "1shot", "released_state_dict_1shot"),
+    Golden("HDMNet", "5shot", "released_state_dict_5shot"),
 ]
 
 

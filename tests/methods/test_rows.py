@@ -34,19 +34,27 @@ ROWS = {
     "ntrenet": ("prediction",),
     "hpa": ("prediction",),
     "ssp": ("prediction",),
+    "hdmnet": ("meta", "ensemble"),
 }
 PARTS_OF_LOSS = {"pfenet": {"prediction", "inner"}, "bam": {"meta", "ensemble"}, "hsnet": {"prediction"}}
 PARTS_OF_LOSS |= {"dcama": {"prediction"}, "fecanet": {"prediction"}, "mianet": {"prediction", "inner", "triplet"}}
 PARTS_OF_LOSS |= {"cyctr": {"prediction", "auxiliary"}, "qpenet": {"prediction", "background", "initial", "simple"}}
 PARTS_OF_LOSS |= {"ntrenet": {"prediction", "background", "inner", "initial", "contrast"}, "hpa": {"prediction", "auxiliary"}}
 PARTS_OF_LOSS |= {"ssp": {"prediction", "unrefined", "self", "support"}}
+PARTS_OF_LOSS |= {"hdmnet": {"meta", "ensemble", "distillation"}}
 # Of an image of 33 pixels the fourth stage sees four, none of them in an object: a support of zeros (test_fecanet.py has a larger one)
 UNSEEN = {"fecanet": {f"head.enhance.2.into_support.1.{name}" for name in ("weight", "bias")}}
 UNSEEN |= {"hpa": {"head.prototypes"}}  # made before the first step
 TUNED = re.compile(r"trunk\._blocks\.([3-9]|10)\._\w+_conv\.")  # of a copy of EfficientNet-Lite0, what learns
+NORMS = [  # that keep their statistics in training
+    name.format(n) for name in ("fuse_norm.{}", "parse.{}.1", "parse.{}.3", "parse.{}.5") for n in range(3)
+]
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+UNSEEN |= {"hdmnet": {f"head.match.{norm}.{name}" for norm in (*NORMS, "classify.1", "classify.3") for name in STATISTICS}}
 RECORDED = {"pfenet": {"twice"}, "bam": {"twice"}, "hsnet": set(), "dcama": set(), "fecanet": set(), "mianet": {"hpm"}}
 RECORDED |= {"cyctr": {"pfenet"}, "qpenet": {"twice"}, "ssp": set()}
 RECORDED |= {"ntrenet": {"twice"}, "hpa": {"twice"}}
+RECORDED |= {"hdmnet": {"cosine"}}
 
 
 def record(bench: Bench, folder: Path, part: str, manifest: Path) -> Path:

@@ -56,7 +56,7 @@ def batch_of(masks: str) -> EpisodeBatch:
 
 
 def part_of(batch: EpisodeBatch, rows: slice) -> EpisodeBatch:
-    held = {name: value for name, value in vars(batch).items() if value is not None}
+    held = {name: value for name, value in vars(batch).items() if isinstance(value, (list, torch.Tensor))}
     return EpisodeBatch(**{name: [m[rows] for m in value] if isinstance(value, list) else value[rows] for name, value in held.items()})
 
 

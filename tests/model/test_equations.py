@@ -496,6 +496,7 @@ def episode_of(batch: int = 2, shots: int = 2, seed: int = 0) -> EpisodeInputs:
         support_mid=randn(batch, shots, 10, 6, 6, seed=seed + 2),
         mask=mask,
         foreground=mask > 0.5,
+        whole=mask > 0.5,
         priors=(rand(batch, shots, 6, 6, seed=seed + 3),),
         correlations=rand(batch, 4, 6, 6, seed=seed + 4),
         psi=rand(batch, shots, seed=seed + 5),
@@ -506,7 +507,7 @@ def episode_of(batch: int = 2, shots: int = 2, seed: int = 0) -> EpisodeInputs:
 
 def choose(episode: EpisodeInputs, shots: list[int], batch: list[int] | None = None) -> EpisodeInputs:
     """The same episodes with these shots."""
-    own = {name: getattr(episode, name)[:, shots] for name in ("support_mid", "mask", "foreground", "psi")}
+    own = {name: getattr(episode, name)[:, shots] for name in ("support_mid", "mask", "foreground", "whole", "psi")}
     return EpisodeInputs(**vars(episode) | own | {"priors": tuple(prior[:, shots] for prior in episode.priors)})
 
 

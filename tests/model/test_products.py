@@ -8,7 +8,7 @@ from torch import Tensor
 
 from symnet.model.correlation import correlation_maps
 from symnet.model.layers import reduction
-from symnet.model.prior import hpm, pfenet_prior, spm
+from symnet.model.prior import hpm, max_cosine, pfenet_prior, spm
 from symnet.model.products import ROWS, Pointwise, batched
 from symnet.model.shots import dissimilarity
 
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "spm": spm,
     "hpm": lambda q, s, m: stacked(hpm(q, s, m, (21, 11, 6))),
     "pfenet": pfenet_prior,
+    "cosine": max_cosine,
     "psi": lambda q, s, m: dissimilarity(q, s),
     "tdc": lambda q, s, m: correlation_maps([q], [s], m),
 }

@@ -23,6 +23,14 @@ def test_resize_is_the_librarys(n: int, m: int) -> None:
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6 * max(1.0, (m / n) ** 2))
 
 
+@pytest.mark.parametrize(("n", "m"), SIZES)
+def test_resize_about_pixel_centres_is_the_librarys(n: int, m: int) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, n, n)
+    expected = torch.nn.functional.interpolate(x, (m, m), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(resize(x, m, corners=False), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("n", "m"), [(60, 30), (60, 15), (60, 8), (81, 40), (29, 15), (13, 7), (7, 1), (5, 5), (4, 6)])
 def test_pooling_is_the_librarys(n: int, m: int) -> None:
     torch.manual_seed(0)

@@ -50,6 +50,7 @@ TINY = {
     "qpenet": {"channels": 16},
     "ntrenet": {"channels": 8},
     "hpa": {"channels": 8},
+    "hdmnet": {"channels": 8, "tokens": 16},
     "bam": {"channels": 8},
     "mianet": {"channels": 8},
     "train": {"steps": 3, "batch_size": 2, "validation_episodes": 2},

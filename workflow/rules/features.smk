@@ -76,7 +76,7 @@ rule make_records:
     log:
         f"{LOGS}/{{dataset}}/{{backbone}}/fold{{fold}}/make_records-{{part}}-shot{{shot}}.log",
     wildcard_constraints:
-        part="spm|hpm|pfenet|twice|tdc",
+        part="spm|hpm|pfenet|twice|cosine|tdc",
     conda:
         "../../environment.yml"
     threads: plan.experiment.threads
