@@ -34,8 +34,11 @@ ROWS = {
 PARTS_OF_LOSS = {"pfenet": {"prediction", "inner"}, "bam": {"meta", "ensemble"}, "hsnet": {"prediction"}}
 PARTS_OF_LOSS |= {"dcama": {"prediction"}, "fecanet": {"prediction"}, "mianet": {"prediction", "inner", "triplet"}}
 PARTS_OF_LOSS |= {"cyctr": {"prediction", "auxiliary"}, "qpenet": {"prediction", "background", "initial", "simple"}}
-# Of an image of 33 pixels the fourth stage sees four, none of them in an object: a support of zeros (test_fecanet.py has a larger one)
-UNSEEN = {"fecanet": {f"head.enhance.2.into_support.1.{name}" for name in ("weight", "bias")}}
+# Of an image of 33 pixels the deepest maps see one to four places, none in an object: what reads a support of zeros has no gradient, and
+# Adam, whose recipe decays no weights, leaves it where it is (tests of parity have larger images). Nor have FECANet's biases before a
+# batch norm, but for rounding.
+UNSEEN = {"hsnet": {f"head.squeeze{level}.conv{n}.weight" for level, n in (("2.0", 1), ("3.0", 1), ("4.0", 1), ("4.0", 2))}}
+UNTOLD = {"fecanet": ("head.enhance.",)}
 RECORDED = {"pfenet": {"twice"}, "bam": {"twice"}, "hsnet": set(), "dcama": set(), "fecanet": set(), "mianet": {"hpm"}}
 RECORDED |= {"cyctr": {"pfenet"}, "qpenet": {"twice"}}
 
@@ -59,7 +62,7 @@ def test_a_row_trains_and_is_tested(bench: Bench, tmp_path: Path, method: str) -
     settings = bench.settings("evaluate", method)
     assert tensors.keys() == method_class(method)(settings, build_backbone("efficientnet_lite0"), 1, 8, 5).state_dict().keys()
     before = load_tensors(bench.train(tmp_path / "before.safetensors", method=method, steps=1, selection="last"), "train")[0]
-    same = {name for name, value in tensors.items() if torch.equal(value, before[name])}
+    same = {name for name, value in tensors.items() if torch.equal(value, before[name]) and not name.startswith(UNTOLD.get(method, ()))}
     assert same == UNSEEN.get(method, set())  # every other weight learns
     journal = [json.loads(line) for line in (tmp_path / "model.jsonl").read_text().splitlines()]
     told = {name.removeprefix("loss.") for line in journal for name in line.get("values", {}) if name.startswith("loss.")}
