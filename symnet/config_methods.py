@@ -1,8 +1,8 @@
 """Settings of the methods beside Sym-Net: a section each, which only its own jobs depend on (methods/__init__.py)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from symnet.sections import Fraction, Scales, Section, Share, Sides
 
@@ -12,9 +12,58 @@ Border = Annotated[
 ]
 
 
+class Group(Section):
+    """Parameters that are optimised alike. A method's `recipe` is a list of such groups; steps, batch and seed are `train`'s for all."""
+
+    names: str = Field(
+        "*", description="pattern of names of parameters, as a model file has them (`*`: anything), among those that no earlier group took"
+    )
+    optimiser: Literal["sgd", "nesterov", "adam", "adamw"] = Field(description="nesterov: SGD with Nesterov's momentum")
+    lr: float = Field(gt=0, description="initial rate")
+    decay: Literal["poly", "constant", "thirds"] = Field(
+        description="of the rate. poly: to 0, as `power` says; thirds: to a tenth after a third of the steps, to a hundredth after two"
+    )
+    weight_decay: float = Field(ge=0, description="L2 penalty of the weights; adamw: how much of the rate they shrink by in a step")
+    momentum: Fraction = Field(0.9, description="share of the last step kept in the next; the first beta of Adam, whose second is 0.999")
+    power: float = Field(0.9, ge=0, description="exponent of poly")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.optimiser == "nesterov" and self.momentum == 0:
+            raise ValueError("momentum must be above 0 for nesterov")
+        if self.optimiser in ("adam", "adamw") and self.momentum == 1:
+            raise ValueError(f"momentum must be below 1 for {self.optimiser}")
+        return self
+
+
+def _whole(recipe: tuple[Group, ...] | None) -> tuple[Group, ...] | None:
+    if recipe is not None and (not recipe or recipe[-1].names != "*"):
+        raise ValueError("the last group must take what is left (names '*')")
+    return recipe
+
+
+Recipe = Annotated[tuple[Group, ...] | None, AfterValidator(_whole)]
+
+
+def printed(*groups: Group) -> Any:
+    """The field `recipe`, with the groups that the method's authors train by."""
+    return Field(
+        groups, description="optimisers, rates and decays, its authors' by default: groups (last table); null: SGD as `train` says"
+    )
+
+
+def sgd(lr: float) -> Group:
+    """What most of the field trains by."""
+    return Group(optimiser="sgd", lr=lr, decay="poly", weight_decay=1e-4)
+
+
+ADAM = Group(optimiser="adam", lr=1e-3, decay="constant", weight_decay=0)  # HSNet's, and FECANet's
+
+
 class PFENetSettings(Section):
     """PFENet."""
 
+    recipe: Recipe = printed(sgd(0.025))
     channels: int = Field(256, ge=8, description="width of reduced features and decoder")
     scales: Scales = Field(
         None,
@@ -27,18 +76,21 @@ class PFENetSettings(Section):
 class BAMSettings(Section):
     """BAM."""
 
+    recipe: Recipe = printed(sgd(0.05))
     channels: int = Field(256, ge=8, description="width of reduced features and decoder")
 
 
 class HSNetSettings(Section):
     """HSNet."""
 
+    recipe: Recipe = printed(ADAM)
     border: Border = "ignore"
 
 
 class FECANetSettings(Section):
     """FECANet."""
 
+    recipe: Recipe = printed(ADAM)
     border: Border = "ignore"
     masked: bool = Field(True, description="whether the support's block maps are masked before they are correlated; its released code: no")
     values: Literal["attended", "own"] = Field(
@@ -50,6 +102,7 @@ class FECANetSettings(Section):
 class DCAMASettings(Section):
     """DCAMA."""
 
+    recipe: Recipe = printed(Group(optimiser="nesterov", lr=1e-3, decay="constant", weight_decay=1e-4))
     border: Border = "ignore"
     dropout: Share = Field(0.5, description="of positions' features and of attention weights, in training")
 
@@ -57,6 +110,7 @@ class DCAMASettings(Section):
 class MIANetSettings(Section):
     """MIANet."""
 
+    recipe: Recipe = printed(sgd(0.05))
     channels: int = Field(256, ge=8, description="width of reduced features and decoder")
     scales: Sides = Field(
         None,
@@ -83,26 +137,37 @@ class CycleSettings(Section):
 class CyCTRSettings(CycleSettings):
     """CyCTR."""
 
+    recipe: Recipe = printed(
+        Group(names="head.transform.*bias", optimiser="adamw", lr=1e-4, decay="constant", weight_decay=0),
+        Group(names="head.transform.*", optimiser="adamw", lr=1e-4, decay="constant", weight_decay=0.01),
+        sgd(0.0375),
+    )
+
 
 class SSPSettings(Section):
     """SSP."""
 
+    recipe: Recipe = printed(Group(optimiser="sgd", lr=1e-3, decay="thirds", weight_decay=5e-4))
     refine: bool = Field(True, description="whether the query supports itself a second time, as for its printed numbers")
 
 
 class QPENetSettings(CycleSettings):
     """QPENet."""
 
+    recipe: Recipe = printed(sgd(0.025))
+
 
 class NTRENetSettings(Section):
     """NTRENet."""
 
+    recipe: Recipe = printed(sgd(0.025))
     channels: int = Field(256, ge=8, description="width of reduced features and decoder")
 
 
 class HPASettings(Section):
     """HPA."""
 
+    recipe: Recipe = printed(sgd(0.05))
     channels: int = Field(256, ge=8, description="width of reduced features and decoder")
     auxiliary: Literal["mse", "cross_entropy"] = Field(
         "mse", description="loss of the probability map: squared error, or the cross-entropy of the map and 1 less it as logits"
@@ -113,6 +178,10 @@ class HPASettings(Section):
 class HDMNetSettings(Section):
     """HDMNet."""
 
+    recipe: Recipe = printed(
+        Group(names="head.match.*", optimiser="adamw", lr=1e-4, decay="poly", weight_decay=0.01),
+        Group(optimiser="adamw", lr=1e-3, decay="poly", weight_decay=0.01),
+    )
     channels: int = Field(256, ge=8, description="width of reduced features")
     tokens: int = Field(64, ge=8, multiple_of=8, description="width of what attends, a multiple of 8")
     shot_weights: Literal["own", "sorted"] = Field(

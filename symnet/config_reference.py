@@ -9,6 +9,7 @@ from typing import Any
 
 from symnet.artifacts import write_text
 from symnet.config import SECTIONS, Settings
+from symnet.config_methods import Group
 from symnet.experiment import FOLD_SECTIONS, GATHERED, ROW_SECTIONS, AblationTable, Experiment
 from symnet.methods import METHODS
 
@@ -88,6 +89,7 @@ def readme() -> str:
     for name, field in Settings.model_fields.items():
         assert field.annotation is not None
         parts.append(_table(f"`{name}`", field.annotation.__doc__, f"{name}.", definitions[field.annotation.__name__]))
+    parts.append(_table("A group of a `recipe`", Group.__doc__, "", definitions["Group"]))
     return "\n".join(parts)
 
 
@@ -109,6 +111,8 @@ def _kind(found: Schema) -> str:
         return " or ".join(_kind(one) for one in found["anyOf"])
     if "enum" in found:
         return "choice"
+    if "$ref" in found:
+        return "group"
     if found["type"] == "array":
         items = found.get("prefixItems") or [found["items"]]
         return f"list of {f'{len(items)} ' if 'prefixItems' in found else ''}{PLURAL[_kind(items[0])]}"
@@ -117,7 +121,7 @@ def _kind(found: Schema) -> str:
 
 PLAIN = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "object": "mapping", "null": "null"}
 NAME = "letters, digits and `_.-`, a letter or digit first, 80 at most"
-PLURAL = {"whole number": "whole numbers", "number": "numbers", "text": "texts", "choice": "choices"}
+PLURAL = {"whole number": "whole numbers", "number": "numbers", "text": "texts", "choice": "choices", "group": "groups"}
 
 
 def _allowed(found: Schema) -> str:

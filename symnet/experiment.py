@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -257,9 +257,20 @@ def _to_json(found: Mapping[str, Any], where: str) -> str:
 def _allowed(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
     """The keys allowed where an unknown one was found."""
     for part in loc[:-1]:
-        field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if isinstance(part, int):  # of a list
+            continue
+        field = model.model_fields.get(part)
+        inner = field and _model_in(field.annotation)
+        if inner is None:
             return ""
-        model = field.annotation
+        model = inner
     names = [name for name in model.model_fields if name not in GATHERED] + (list(SECTIONS) if model is Experiment else [])
     return f"; allowed: {', '.join(names)}"
+
+
+def _model_in(kind: Any) -> type[BaseModel] | None:
+    """The model that a field holds, by itself or in a list; a mapping's keys are names of the user's."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    held = [] if get_origin(kind) is dict else get_args(kind)
+    return next((model for one in held if (model := _model_in(one))), None)

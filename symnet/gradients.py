@@ -124,7 +124,7 @@ class Gradients:
     def _divide_more(self) -> None:
         """Forget the step that memory was not enough for, and cut this and all later ones into more parts."""
         trainer, share = self.trainer, self.train.batch_size // self.ranks.count
-        trainer.optimiser.zero_grad(set_to_none=True)
+        trainer.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         step = trainer.step + 1

@@ -27,7 +27,7 @@ from symnet.gradients import Gradients
 from symnet.journal import Journal
 from symnet.keeper import Keeper, Run
 from symnet.lease import Lease, hold
-from symnet.methods import METHODS, method_class, own_settings
+from symnet.methods import METHODS, method_class, own_settings, recipe_of
 from symnet.parallel import ALONE, Ranks, check_shares
 from symnet.precision import answering, precision_of
 from symnet.prefetch import Stall
@@ -165,7 +165,7 @@ def _train(
     if last:
         method.to(memory_format=torch.channels_last)
     method.dtype = precision.trained
-    trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)))
+    trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)), recipe_of(settings, run.method))
     found = load_latest(run.state, STAGE, run.provenance.settings)
     if found is None:
         method.prepare(lambda: class_prototypes(source, base, train_list, settings.train.seed, ranks))

@@ -1,4 +1,4 @@
-"""What a step of training changes: weights, optimiser and position of a run, and how they are kept."""
+"""What a step of training changes: weights, optimisers and position of a run, and how they are kept."""
 
 from typing import Any
 
@@ -6,29 +6,38 @@ import torch
 from torch import Tensor
 
 from symnet.config import Settings
+from symnet.config_methods import Group, Recipe
 from symnet.methods.base import Method
-from symnet.schedule import poly_rate
+from symnet.recipes import members, optimiser_of, rate, remember, remembered
 
 
 class Trainer:
-    """Weights, optimiser and position of one run. `tensors` and `load` are all of it, but for the global generator."""
+    """Weights, optimisers and position of one run. `tensors` and `load` are all of it, but for the global generator."""
 
-    def __init__(self, method: Method, settings: Settings, steps: int) -> None:
-        self.method, self.settings, self.steps, self.step = method, settings.train, steps, 0
+    def __init__(self, method: Method, settings: Settings, steps: int, recipe: Recipe = None) -> None:
+        """recipe: the method's own; None: SGD with a polynomial decay, as `train` says."""
+        self.method, self.steps, self.step = method, steps, 0
         self.parts = settings.train.accumulate  # micro-batches a step and process; more where memory was short
         self.best: tuple[float, dict[str, Tensor]] | None = None
+        parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
+        self.parameters = list(parameters.values())
         t = settings.train
-        self.parameters = [p for p in method.parameters() if p.requires_grad]
-        fused = self.parameters[0].is_cuda or None  # one kernel for all parameters, where there is one
-        self.optimiser = torch.optim.SGD(self.parameters, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, fused=fused)
+        plain = Group(optimiser="sgd", lr=t.lr, decay="poly", weight_decay=t.weight_decay, momentum=t.momentum, power=t.power)
+        self.recipe = recipe or (plain,)
+        self.optimisers = [optimiser_of(g, own) for g, own in zip(self.recipe, members(self.recipe, parameters), strict=True)]
 
     def advance(self) -> None:
-        """One step of SGD at the decayed rate, with the gradients that were gathered since the last."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = poly_rate(self.settings.lr, self.step, self.steps, self.settings.power)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        """One step of every optimiser at its decayed rate, with the gradients that were gathered since the last."""
+        for group, optimiser in zip(self.recipe, self.optimisers, strict=True):
+            optimiser.param_groups[0]["lr"] = rate(group, self.step, self.steps)
+            optimiser.step()
+        self.forget()
         self.step += 1
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the method's weights on the CPU."""
@@ -37,10 +46,8 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Everything a resumed run needs."""
         found = {f"weights.{n}": v for n, v in self.method.state_dict().items()}
-        for i, parameter in enumerate(self.parameters):
-            momentum = self.optimiser.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                found[f"momentum.{i}"] = momentum
+        for i, optimiser in enumerate(self.optimisers):
+            found |= {f"optimiser{i}.{n}": v for n, v in remembered(optimiser).items()}
         found |= self.generators()
         if self.best is not None:
             found |= {f"best.{n}": v for n, v in self.best[1].items()}
@@ -53,9 +60,8 @@ class Trainer:
             return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
         self.method.load_state_dict(part("weights."), strict=True)
-        for i, parameter in enumerate(self.parameters):
-            if f"momentum.{i}" in tensors:
-                self.optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(tensors[f"momentum.{i}"])
+        for i, optimiser in enumerate(self.optimisers):
+            remember(optimiser, part(f"optimiser{i}."))
         self.restore(tensors)
         self.step, self.parts = meta["step"], meta["parts"]
         self.best = None if meta["best"] is None else (meta["best"], part("best."))

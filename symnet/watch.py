@@ -21,7 +21,7 @@ LEAST = 20  # steps of an interval that is judged
 # Of the prior's entropy. Of six runs on PASCAL-5i (Lite0, 209 px, batch 8; `paper` with and without meta_loss, `released`) five were
 # below it by step 100; one, of eq. 15 alone, sat at 1.00 until step 125 and then learned: so this is told, and stops nothing.
 NEAR = 0.98
-ADVICE = "try a lower train.lr, model.meta_loss true, or model.triplet_distance normalised"
+ADVICE = "try a lower train.lr (or the recipe's), model.meta_loss true, or model.triplet_distance normalised"
 
 
 @torch.no_grad()
@@ -179,4 +179,4 @@ def _check_finite(step: int, row: dict[str, float]) -> None:
     broken = [f"{name.removeprefix('loss.')} is {value}" for name, value in row.items() if not math.isfinite(value) and name != "loss"]
     if broken or not math.isfinite(row["loss"]):
         parts = f" ({', '.join(broken)})" if broken else ""
-        raise UserError(f"training: loss is {row['loss']} at step {step}{parts}; lower train.lr, or look at the inputs")
+        raise UserError(f"training: loss is {row['loss']} at step {step}{parts}; lower train.lr (or the recipe's), or look at the inputs")

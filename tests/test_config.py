@@ -20,7 +20,7 @@ from symnet.experiment import GATHERED, Experiment, load_experiment, make_experi
 from symnet.report.ablation import published
 
 FOLDER = Path(__file__).resolve().parent.parent / "config"
-FILES = sorted(FOLDER.glob("*.yaml"))
+FILES = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("own/*.yaml")])
 PLAIN: dict[str, Any] = {"experiment": "plain", "datasets": {"voc": {}}}
 
 

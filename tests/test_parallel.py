@@ -79,6 +79,7 @@ def scenarios(bench: Bench, folder: Path, ranks: Ranks) -> dict[str, Any]:
         bench.train(folder / "two-by-two.safetensors", ranks=ranks, accumulate=2, **STEPS)
         for method in REMEMBERING:
             bench.train(folder / f"{method}.safetensors", method=method, ranks=ranks, **STEPS)
+        bench.train(folder / "adam.safetensors", ranks=ranks, method="hsnet", **STEPS)
         with pytest.MonkeyPatch.context() as inner:
             if not ranks.first:
                 method_short_of_memory(inner, 1)
@@ -177,9 +178,9 @@ def test_two_processes_remember_what_one_does(two: Path, alone: Callable[..., Pa
 
 def test_two_processes_give_the_bits_of_two_parts(two: Path, alone: Callable[..., Path]) -> None:
     """Of the weights after the last step: a sum of two knows no order."""
-    parts = alone(accumulate=2)
-    found = weights(two / "two.safetensors")
-    assert all(torch.equal(found[name], value) for name, value in weights(parts).items())
+    for parts, other in ((alone(accumulate=2), "two"), (alone(accumulate=2, method="hsnet"), "adam")):
+        found = weights(two / f"{other}.safetensors")
+        assert all(torch.equal(found[name], value) for name, value in weights(parts).items())
 
 
 def test_the_first_process_tells_of_the_whole_batch(two: Path, alone: Callable[..., Path]) -> None:

@@ -104,7 +104,7 @@ def test_a_trainer_that_lost_its_lease_writes_no_more(bench: Bench, tmp_path: Pa
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "poly_rate", lambda *_: 1e30)
+    monkeypatch.setattr(trainer, "rate", lambda *_: 1e30)
     with pytest.raises(UserError, match=r"loss is nan at step \d \(ensemble is nan, meta is nan, inner is nan, triplet is nan\)"):
         bench.train(tmp_path / "nan.safetensors")
     assert not (tmp_path / "nan.safetensors").exists()

@@ -197,4 +197,5 @@ def test_the_part_that_is_not_finite_is_named_at_its_first_step(value: float, tm
 
     with pytest.raises(UserError) as caught:
         watched(tmp_path / "run.jsonl", steps, 400)
-    assert str(caught.value) == f"training: loss is {value} at step 24 (triplet is {value}); lower train.lr, or look at the inputs"
+    told = f"training: loss is {value} at step 24 (triplet is {value}); lower train.lr (or the recipe's), or look at the inputs"
+    assert str(caught.value) == told

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from symnet.config import Settings
+from symnet.config_methods import Recipe
 from symnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ def own_settings(settings: Settings, name: str) -> dict[str, Any] | None:
     for section in METHODS[name].settings:
         found |= getattr(settings, section).model_dump(mode="json")
     return found or None
+
+
+def recipe_of(settings: Settings, name: str) -> Recipe:
+    """How a method's authors optimise it, as its own section says; None: as `train` says."""
+    return next((section.recipe for key in METHODS[name].settings if hasattr(section := getattr(settings, key), "recipe")), None)
 
 
 @cache

@@ -11,8 +11,8 @@ figures a row need not reach.
 
 Followed as its code has it: the softmax over the query's positions, where the text reads as an ordinary masked attention, and batch norm
 that keeps its statistics, so that only scale and shift learn. `shot_weights: sorted` is a slip of its code: psi of the shots, as they come,
-is weighted by weights that belong to psi in ascending order. Its optimiser is AdamW (1e-4 for the transformer, 1e-3 for the rest), and
-leaves the network of those weights as it was drawn; a row trains all of it with the house's.
+is weighted by weights that belong to psi in ascending order. Its optimiser leaves the network of those weights as it was drawn; a row
+trains it with the rest.
 """
 
 from collections.abc import Mapping, Sequence

@@ -29,7 +29,7 @@ from symnet.model.activation import PrototypeActivation
 from symnet.model.aspp import ASPP
 from symnet.model.channels import ChannelAttention
 from symnet.model.divisors import Divisors
-from symnet.model.episode import TWICE, EpisodeInputs, levels_of
+from symnet.model.episode import TWICE, EpisodeInputs
 from symnet.model.guided import GuidedHead
 from symnet.model.layers import classifier, reduction, two_convolutions
 from symnet.model.prototypes import support_prototype
@@ -127,7 +127,8 @@ class HPAMethod(Guided):
         """The low features, too."""
         inputs = super().freeze(backbone, batch, training)
         if batch.record is None:
-            query, support = (levels.low for levels in levels_of(backbone, list(batch.query), list(batch.support)))
+            query = backbone.levels(list(batch.query)).low
+            support = backbone.levels([m.flatten(0, 1) for m in batch.support]).low.unflatten(0, batch.support_mask.shape[:2])
         else:
             (query,), support = inputs.shares, batch.support[len(self.head.reductions)]
         return HPAInputs(**vars(inputs), query_low=query, support_low=support, own=batch.base_index)

@@ -42,8 +42,11 @@ PARTS_OF_LOSS |= {"cyctr": {"prediction", "auxiliary"}, "qpenet": {"prediction",
 PARTS_OF_LOSS |= {"ntrenet": {"prediction", "background", "inner", "initial", "contrast"}, "hpa": {"prediction", "auxiliary"}}
 PARTS_OF_LOSS |= {"ssp": {"prediction", "unrefined", "self", "support"}}
 PARTS_OF_LOSS |= {"hdmnet": {"meta", "ensemble", "distillation"}}
-# Of an image of 33 pixels the fourth stage sees four, none of them in an object: a support of zeros (test_fecanet.py has a larger one)
-UNSEEN = {"fecanet": {f"head.enhance.2.into_support.1.{name}" for name in ("weight", "bias")}}
+# Of an image of 33 pixels the deepest maps see one to four places, none in an object: what reads a support of zeros has no gradient, and
+# Adam, whose recipe decays no weights, leaves it where it is (tests of parity have larger images). Nor have FECANet's biases before a
+# batch norm, but for rounding.
+UNSEEN = {"hsnet": {f"head.squeeze{level}.conv{n}.weight" for level, n in (("2.0", 1), ("3.0", 1), ("4.0", 1), ("4.0", 2))}}
+UNTOLD = {"fecanet": ("head.enhance.",)}
 UNSEEN |= {"hpa": {"head.prototypes"}}  # made before the first step
 TUNED = re.compile(r"trunk\._blocks\.([3-9]|10)\._\w+_conv\.")  # of a copy of EfficientNet-Lite0, what learns
 NORMS = [  # that keep their statistics in training
@@ -76,7 +79,7 @@ def test_a_row_trains_and_is_tested(bench: Bench, tmp_path: Path, method: str) -
     settings = bench.settings("evaluate", method)
     assert tensors.keys() == method_class(method)(settings, build_backbone("efficientnet_lite0"), 1, 8, 5).state_dict().keys()
     before = load_tensors(bench.train(tmp_path / "before.safetensors", method=method, steps=1, selection="last"), "train")[0]
-    same = {name for name, value in tensors.items() if torch.equal(value, before[name])}
+    same = {name for name, value in tensors.items() if torch.equal(value, before[name]) and not name.startswith(UNTOLD.get(method, ()))}
     frozen = {name for name in tensors if name.startswith("trunk.") and not TUNED.match(name)}
     assert same == UNSEEN.get(method, set()) | frozen  # every other weight learns
     journal = [json.loads(line) for line in (tmp_path / "model.jsonl").read_text().splitlines()]
