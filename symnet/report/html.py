@@ -1,7 +1,8 @@
 """A table as one HTML page that needs nothing beside it: what the report shows, and what a browser opens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -25,8 +26,16 @@ p { max-width: 60em; font-size: 12px; }
 _CLASS = {BEST: " best", SECOND: " second"}
 
 
-def html(table: pd.DataFrame, groups: Sequence[str], marks: pd.DataFrame, caption: str, notes: Sequence[str] = ()) -> str:
-    """`table` as a page. Numbers are printed with two decimals; the columns `groups` once a group, with a rule between groups.
+def html(
+    table: pd.DataFrame,
+    groups: Sequence[str],
+    marks: pd.DataFrame,
+    caption: str,
+    notes: Sequence[str] = (),
+    decimals: Mapping[str, int] = MappingProxyType({}),
+) -> str:
+    """`table` as a page. Numbers are printed with two decimals, or as many as `decimals` has; the columns `groups` once a group, with a
+    rule between groups.
 
     marks: styles of some of its columns, as `report.latex` makes them. A column `NAME std` after `NAME` is set beside it as a deviation.
     """
@@ -40,7 +49,7 @@ def html(table: pd.DataFrame, groups: Sequence[str], marks: pd.DataFrame, captio
         first = not group.duplicated().iloc[place]
         cells = []
         for name in names:
-            text = "" if name in groups and not first else _text(line[name], name in numbers)
+            text = "" if name in groups and not first else _text(line[name], decimals.get(name, 2) if name in numbers else None)
             deviation = line.get(name.removesuffix("mean") + "std") if name.endswith(" mean") else None
             text += f" <small>&plusmn; {deviation:.2f}</small>" if deviation is not None and pd.notna(deviation) else ""
             mark = _CLASS.get(str(marks.at[index, name]), "") if name in marks else ""
@@ -51,10 +60,10 @@ def html(table: pd.DataFrame, groups: Sequence[str], marks: pd.DataFrame, captio
     return f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><style>{_STYLE}</style></head>\n<body>{body}</body></html>\n'
 
 
-def _text(value: Any, number: bool) -> str:
-    if not number:
+def _text(value: Any, places: int | None) -> str:
+    if places is None:
         return escape(str(value))
-    return "--" if pd.isna(value) else f"{value:.2f}"
+    return "--" if pd.isna(value) else f"{value:.{places}f}"
 
 
 def _number(name: str, numbers: set[str], mark: str = "") -> str:

@@ -30,6 +30,7 @@ RULES = {
     "gallery": "make_gallery",
     "tables": "make_tables",
     "luck": "make_luck",
+    "costs": "make_costs",
     "figures": "make_figures",
     "track": "sync_tracking",
 }
