@@ -41,7 +41,7 @@ def make_costs(root: Path, out: Path, cells: Sequence[Cell], seeds: Sequence[int
     table = cost_table(root, main, cells, seeds[0], methods)
     printed = costs_printed(table, rounds)
     texts = {"costs.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"), "costs.tex": latex(printed)}
-    texts["costs.html"] = html(printed.table, printed.groups, ranked(printed), printed.caption, printed.notes, printed.decimals)
+    texts["costs.html"] = html(printed, ranked(printed))
     for name, text in texts.items():
         write_text(out / name, text)
     read = [root / "tables" / "main.csv", *(one.path for one in rounds)]

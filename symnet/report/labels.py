@@ -1,7 +1,5 @@
 """Labels beside points, none on another: each takes the nearest free place around its point, those with the fewest places first."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -13,11 +11,11 @@ ANGLES = np.radians(np.arange(0, 360, 15))
 
 def place_labels(axes: Axes) -> None:
     """Write the label of every single marker of `axes` near it, and a thin line to where it had to go further. The layout must be final."""
-    points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xydata()) == 1]
+    points = [line for line in axes.lines if line.get_marker() == "o" and len(_xy(line)) == 1]
     if not points:
         return
     unit = axes.figure.dpi / 72
-    at = np.concatenate([axes.transData.transform(line.get_xydata()) for line in points]) / unit
+    at = np.concatenate([axes.transData.transform(_xy(line)) for line in points]) / unit
     written = [axes.text(0, 0, str(line.get_label()), fontsize=SIZE) for line in points]
     sizes = np.array([[box.width, box.height] for box in (text.get_window_extent() for text in written)]) / unit
     frame = axes.get_window_extent()
@@ -26,13 +24,17 @@ def place_labels(axes: Axes) -> None:
         _write(axes, line, str(text.get_text()), centre - point, size)
 
 
+def _xy(line: Line2D) -> np.ndarray:
+    return np.asarray(line.get_xydata(), np.float64)  # [points, 2]
+
+
 def _write(axes: Axes, line: Line2D, label: str, offset: np.ndarray, size: np.ndarray) -> None:
     """offset: from the point to the middle of its label of that size, in points."""
     gap = np.hypot(*np.maximum(np.abs(offset) - size / 2, 0))
     arrow = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 3} if gap > DISTANCES[1] else None
     axes.annotate(
         label,
-        line.get_xydata()[0],
+        tuple(_xy(line)[0]),
         xytext=tuple(offset),
         textcoords="offset points",
         ha="center",
@@ -44,7 +46,7 @@ def _write(axes: Axes, line: Line2D, label: str, offset: np.ndarray, size: np.nd
     )
 
 
-def arrange(points: np.ndarray, sizes: np.ndarray, frame: Sequence[float]) -> np.ndarray:
+def arrange(points: np.ndarray, sizes: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """Middles of labels [N, 2]: each off all points, off the labels placed before, and within the frame (left, bottom, right, top).
 
     points [N, 2], sizes [N, 2]: of the labels. Where no place is free, the one with the least overlap is taken.

@@ -58,7 +58,7 @@ def make_luck(root: Path, out: Path, cells: Sequence[Cell], seeds: Sequence[int]
     }
     texts = {f"{name}.csv": table.to_csv(index=False, float_format="%.4f", lineterminator="\n") for name, table in whole.items()}
     for name, one in printed.items():
-        texts |= {f"{name}.tex": latex(one), f"{name}.html": html(one.table, one.groups, ranked(one), one.caption, one.notes)}
+        texts |= {f"{name}.tex": latex(one), f"{name}.html": html(one, ranked(one))}
     for name, text in texts.items():
         write_text(out / name, text)
     inputs = {path.relative_to(root).as_posix(): file_digest(path) for path in (*(one.path for one in rounds), *read)}

@@ -108,9 +108,9 @@ def test_no_label_lies_on_another_or_on_a_point(seed: int) -> None:
 
 
 def test_a_label_goes_where_there_is_room() -> None:
-    alone = arrange(np.array([[50.0, 50.0]]), np.array([[20.0, 8.0]]), (0, 0, 100, 100))
+    alone = arrange(np.array([[50.0, 50.0]]), np.array([[20.0, 8.0]]), np.array([0, 0, 100, 100]))
     np.testing.assert_allclose(alone, [[65, 50]])  # to the right, at the least distance
-    at_the_edge = arrange(np.array([[95.0, 50.0]]), np.array([[20.0, 8.0]]), (0, 0, 100, 100))
+    at_the_edge = arrange(np.array([[95.0, 50.0]]), np.array([[20.0, 8.0]]), np.array([0, 0, 100, 100]))
     assert at_the_edge[0, 0] + 10 <= 100
 
 
