@@ -139,12 +139,12 @@ def costs_printed(table: pd.DataFrame, rounds: Sequence[Round]) -> Printed:
     shown["machine"] = [test if train == test or hours == 0 else f"{train}, {test}" for train, test, hours in pairs]
     shown["front"] = table["on_front"].replace(f"{SPEED}, {TRAINING}", "both")
     what = (
-        "What the rows cost. Parameters in millions: trained, and of the frozen network that is read. GFLOPs: products of one episode, two "
-        "operations a multiply-add, with its features at hand, and from images on (+ network). GB: the most memory of training and "
-        "of testing, on a GPU of tensors, on a CPU of the process. Hours: of training a fold, from its journal; base learners and feature "
-        "caches, which rows share, are left out. Episodes/s: of the tests, which read records, features or images. Machine: of training, "
-        "testing; values of different machines are not to be compared. Front: no row on the machine beats it at once in mIoU and speed of "
-        "testing (speed), in mIoU and hours of training (training)"
+        "What the rows cost. Parameters in millions: trained, and of the frozen network that is read. GFLOPs: products of one episode, "
+        "two operations a multiply-add, with its features at hand, and from images on (+ network). GB: the most memory of training and "
+        "of testing, on a GPU of tensors, on a CPU of the process. Hours: of training a fold, from its journal; base learners and "
+        "feature caches, which rows share, are left out. Episodes/s: of the tests, which read records, features or images. Machine: of "
+        "training, testing, shared with whatever ran beside; values of different machines are not to be compared. Front: no row on the "
+        "machine beats it at once in mIoU and speed of testing (speed), in mIoU and hours of training (training)"
     )
     notes = [f"{letter}: {name}." for name, letter in letters.items() if name]
     unmarked = [name for name in shown.columns if name != "mIoU"]
