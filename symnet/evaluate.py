@@ -1,5 +1,6 @@
 """Testing a method on a fold: one round of written episodes a seed, integer counts per class and per episode."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ from symnet.base_learner import load_base
 from symnet.cells import Cell, Round, episodes_beside
 from symnet.checkpoint import load_tensors
 from symnet.config import Settings
+from symnet.costs import Spent, write_spent
 from symnet.data.classes import class_names
 from symnet.data.episodes import Episode, left_out, read_manifest
 from symnet.data.folds import novel_classes, read_fold_list
@@ -36,6 +38,7 @@ from symnet.precision import answering, format_name, precision_of
 from symnet.progress import progress
 from symnet.recorded import EpisodeRecords, read_mixed
 from symnet.scoring import Counts, Originals, foreground, unfitted, warp
+from symnet.system import device_name, peak_memory
 from symnet.testing import Tester, predicted, with_record
 
 STAGE = "evaluate"
@@ -70,7 +73,7 @@ def evaluate(
     rounds: list[Round],
     device: torch.device,
 ) -> None:
-    """Run every round and write its metric file, and beside it what each episode gave (`symnet.episode_counts`).
+    """Run every round and write its metric file, and beside it what each episode gave (`symnet.episode_counts`), and what it took.
 
     All scorings are always computed, of the same predictions. `method_name` is the method behind the cell's row.
     """
@@ -104,7 +107,10 @@ def evaluate(
     tester = Tester(base, method, source, torch.from_numpy(vectors), batch, bool(records))
     episodes = [read_manifest(one.manifest) for one in rounds]
     what = f"evaluate {cell.method} fold {cell.fold} {cell.shot}-shot, episodes"
+    began = time.monotonic()
     counted = count(tester, episodes, records, reader, {row.image: (row.height, row.width) for row in test_list.rows}, what)
+    seconds, read = time.monotonic() - began, "records" if records else "features" if inputs.features else "images"
+    spent = Spent(device_name(device), read, sum(map(len, episodes)), seconds, peak_memory(device))
     for one, counts, tested in zip(rounds, counted, episodes, strict=True):
         found = counts_of(tested, names, method.outputs, counts)
         payload = _payload(settings, cell, method_name, experiment, one.seed, found.by_class(), dropped, len(tested)) | {
@@ -114,6 +120,7 @@ def evaluate(
         beside = one.provenance.model_copy(update={"inputs": one.provenance.inputs | {"metrics": file_digest(one.out)}})
         write_episode_counts(episodes_beside(one.out), found, beside)
     for first in rounds[:1]:
+        write_spent(first.out, spent)
         _draw(first, tester, reader, names, records[:1])
     for opened in records:
         opened.close()

@@ -27,7 +27,7 @@ FOLD_SECTIONS = ("base", "features", *METHOD_SECTIONS, "train", "evaluate")
 # A row may differ in what is its own: base learner and features are shared by all rows of a fold.
 ROW_SECTIONS = (*METHOD_SECTIONS, "train", "evaluate")
 GATHERED = ("common", "last")  # fields that are no keys of a file
-OWN_TABLES = ("main", "scorings", "per_class", "groups", "base", "tables", "differences", "ranks", "sizes", "luck")
+OWN_TABLES = ("main", "scorings", "per_class", "groups", "base", "tables", "differences", "ranks", "sizes", "luck", "costs")
 
 
 class AblationTable(Section):

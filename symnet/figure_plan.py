@@ -11,7 +11,8 @@ from symnet.shown import Choice, choice_of, files_of
 if TYPE_CHECKING:
     from symnet.plan import Plan
 
-KINDS = ("classes", "sizes", "ranks", "curves", "episodes", "regions", "failures")  # beside the charts of an experiment's own tables
+# beside the charts of an experiment's own tables
+KINDS = ("classes", "sizes", "ranks", "costs", "curves", "episodes", "regions", "failures")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class FigurePlan:
         """Every figure of the experiment."""
         plan = self.plan
         trained = any(METHODS[plan.method_of(row)].trained for row in plan.rows)
-        charts = ["classes", "sizes", "ranks", *["curves"] * trained, *plan.experiment.tables]
+        charts = ["classes", "sizes", "ranks", "costs", *["curves"] * trained, *plan.experiment.tables]
         found = [Figure(kind, dataset, shot) for kind in charts for dataset in plan.datasets for shot in plan.shots]
         for dataset, choices in self.choices.items():
             if any(choice.shows_chosen for choice in choices):

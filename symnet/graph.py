@@ -52,10 +52,13 @@ def _all(plan: Plan) -> Iterator[Job]:
     luck = tuple(map(Path, plan.luck_files(".csv", ".tex", ".html")))
     tested = (*map(Path, plan.metric_files()), *map(Path, plan.episode_files()))
     yield Job("luck", luck, Note(settings=expected, code=plan.code_of("luck")), tested)
+    costs = tuple(map(Path, plan.cost_files(".csv", ".tex", ".html")))
+    costed = (plan.folder / "tables" / "main.csv", *map(Path, plan.metric_files()))
+    yield Job("costs", costs, Note(settings=expected, code=plan.code_of("costs")), costed, after=tuple(tables))
     figures = [Path(path) for end in (".pdf", ".png") for path in plan.figures.files(end)]
     shown = tuple(map(Path, (*plan.figures.galleries(), *plan.episode_files())))
-    yield Job("figures", tuple(figures), Note(settings=expected, code=plan.code_of("figures")), after=(*tables, *luck, *shown))
-    yield Job("track", (plan.folder / "tracking.json",), Note(code=plan.code_of("track")), after=(*tables, *luck))
+    yield Job("figures", tuple(figures), Note(settings=expected, code=plan.code_of("figures")), after=(*tables, *luck, *costs, *shown))
+    yield Job("track", (plan.folder / "tracking.json",), Note(code=plan.code_of("track")), after=(*tables, *luck, *costs))
 
 
 def _data(plan: Plan, dataset: str) -> Iterator[Job]:

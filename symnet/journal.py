@@ -68,7 +68,8 @@ class Run:
     """A run as its journal tells it. Times are seconds since 1970.
 
     `metrics[name][step]` is (value, time): each step once, the last one written, since a resumed run repeats the steps after its
-    checkpoint. `status` is RUNNING where there is no end; ask `is_alive`. `torn`: unreadable lines met while it was written.
+    checkpoint. `status` is RUNNING where there is no end; ask `is_alive`. `torn`: unreadable lines met while it was written. `worked`:
+    seconds of its processes, each from its start to its last line; the time between two of them is left out.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Run:
     reason: str = ""
     ended: float | None = None
     last: float = 0.0
+    worked: float = 0.0
     host: str = ""
     pid: int = 0
     born: int | None = None
@@ -157,6 +159,8 @@ def _apply(runs: dict[str, Run], event: dict[str, Any]) -> Run:
         run.status, run.reason, run.ended = event["status"], str(event["reason"]), moment
     else:
         raise ValueError(f"no such event: {kind}")
+    if kind not in ("start", "resume") and run.last:
+        run.worked += max(moment - run.last, 0.0)
     run.last = max(run.last, moment)
     return runs.setdefault(name, run)
 

@@ -85,6 +85,10 @@ class Plan:
         """The tables of what is luck, in these formats."""
         return [str(self.folder / "tables" / f"{name}{end}") for end in ends for name in ("differences", "ranks", "sizes")]
 
+    def cost_files(self, *ends: str) -> list[str]:
+        """The table of what rows cost, in these formats."""
+        return [str(self.folder / "tables" / f"costs{end}") for end in ends]
+
     def episode_files(self) -> list[str]:
         """What every round counted of each of its episodes."""
         return [str(cell.episodes(self.folder, seed)) for cell in self.cells() for seed in self.seeds]

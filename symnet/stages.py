@@ -68,6 +68,7 @@ STAGES = {
     "gallery": Stage("symnet.gallery", ()),
     "tables": Stage("symnet.report.tables", ()),
     "luck": Stage("symnet.report.luck", ()),
+    "costs": Stage("symnet.report.costs", ()),
     "figures": Stage("symnet.report.figures", ()),
     "track": Stage("symnet.tracking", ()),
 }
@@ -79,7 +80,7 @@ _PLUMBING = {
     *(
         f"symnet.{name}"
         for name in (
-            *("artifacts", "backbones", "cells", "config", "config_data", "config_methods", "errors", "experiment", "journal"),
+            *("artifacts", "backbones", "cells", "config", "config_data", "config_methods", "costs", "errors", "experiment", "journal"),
             *("lease", "methods", "overlays", "prefetch", "progress", "protocols", "sections", "stages", "surroundings"),
             *("system", "watch"),
         )

@@ -118,9 +118,13 @@ def differences(victim: Victim, reference: Victim) -> list[str]:
 
 
 def files(victim: Victim) -> dict[str, bytes]:
-    """Tables, counts and metric files."""
+    """Tables but that of costs, which are of the moment; counts and metric files."""
     root = victim.results
-    found = [*root.glob("tables/*"), *root.glob("*/counts.*"), *root.glob("*/*/fold*/*/shot*/seed*")]
+    found = [
+        *(path for path in root.glob("tables/*") if path.stem != "costs"),
+        *root.glob("*/counts.*"),
+        *root.glob("*/*/fold*/*/shot*/seed*"),
+    ]
     found += root.glob("*/*/fold*/gallery/*/*")
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(found)}
 

@@ -155,6 +155,7 @@ def test_what_takes_an_experiment_file_takes_settings() -> None:
     assert {words[-1] for words in COMMANDS if "--config" in options(words)} - {words[-1] for words in SETTABLE} == {
         "tables",
         "luck",
+        "costs",
         "figures",
         "doctor",
     }
@@ -215,7 +216,7 @@ def test_a_dry_run_tells_what_is_there(run: Run, planned: Path) -> None:
 
 def test_what_writes_much_has_a_dry_run() -> None:
     stages = {"shapes", "masks", "folds", "store", "episodes", "embeddings", "base", "features", "records", "train", "evaluate"}
-    assert {words[0] for words in DRY} >= {*stages, "tables", "luck", "figures", "download", "import-checkpoint"}
+    assert {words[0] for words in DRY} >= {*stages, "tables", "luck", "costs", "figures", "download", "import-checkpoint"}
 
 
 def test_exit_codes_of_what_is_found(run: Run) -> None:

@@ -57,6 +57,22 @@ def test_a_resumed_run_repeats_steps_and_the_last_value_wins(journal: Journal) -
     assert losses(run) == {1: 1.0, 2: 20.0, 3: 3.0}
 
 
+def test_the_time_at_work_leaves_out_what_lies_between_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 14.0, 19.0, 100.0, 103.0, 105.0])
+    monkeypatch.setattr("symnet.journal.time.time", lambda: 1e9 + next(times))
+    journal = Journal(tmp_path / "a.jsonl", "run", {}, {})
+    journal.log(1, loss=1)
+    journal.log(2, loss=1)  # and is killed
+    again = Journal(journal.path, "run", {}, {})
+    again.log(2, loss=1)
+    again.end("FINISHED")
+    (run,) = read_journal(journal.path)
+    assert run.worked == pytest.approx(9 + 5)
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(b"".join(lines[1:3]))  # without its start it has worked from its first line on
+    assert read_journal(journal.path)[0].worked == pytest.approx(5)
+
+
 def test_a_resume_after_an_end_runs_again(journal: Journal) -> None:
     journal.end("KILLED", "SIGTERM")
     Journal(journal.path, "run-a", {}, {})

@@ -18,6 +18,7 @@ from symnet.base_learner import BaseLearner, load_base, train_base
 from symnet.cells import Cell
 from symnet.checkpoint import load_tensors
 from symnet.cli import app
+from symnet.costs import read_spent
 from symnet.data.episodes import TrainingEpisodes, make_manifest, read_manifest, write_manifest
 from symnet.data.folds import read_fold_list
 from symnet.data.readers import open_reader
@@ -30,6 +31,7 @@ from symnet.overlays import PICTURES
 from symnet.rates import Advisor, Rates, measure
 from symnet.sources import CacheSource, DeviceImageSource, ImageSource, Request, ViewSource, open_source
 from symnet.stages import restrict, slice_settings
+from symnet.system import device_name
 from tests.bench import CPU, Bench
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
@@ -183,6 +185,11 @@ def test_evaluation_counts_every_pixel_once_and_gives_the_same_bytes_twice(
         sums.append([file_digest(path) for path in (bench.root / f"{name}.json", *sorted((bench.root / "overlays").iterdir()))])
     assert sums[0] == sums[1]
     assert len(sums[0]) == 1 + PICTURES
+    spent = read_spent(bench.root / "two.json")
+    assert spent is not None
+    assert (spent.episodes, spent.read, spent.device) == (6, "features", device_name(CPU))
+    assert 0 < spent.seconds < 60
+    assert spent.memory > 1e8
 
     def full(*_: object) -> None:
         raise OSError("no space left")
@@ -232,7 +239,7 @@ def test_an_image_store_changes_no_byte_of_any_artifact(bench: Bench, tmp_path: 
         symnet("train", "--list", bench.list("train"), "--out", out / "model.safetensors", *cell, method="symnet")
         rounds = ["--list", bench.list("test"), "--episodes", tmp_path, "--seeds", 5, "--model", out / "model.safetensors"]
         symnet("evaluate", *rounds, "--out", out, *cell, method="symnet")
-        artifacts = [*out.glob("*.*"), *out.glob("*/*.h5")]
+        artifacts = [path for path in (*out.glob("*.*"), *out.glob("*/*.h5")) if path.name != "spent.json"]  # which tells the time
         made.append({str(path.relative_to(out)): file_digest(path) for path in artifacts})
     assert {"base.safetensors", "base.json", "features_test.json", "model.safetensors", "seed5.json"} < set(made[0])
     assert made[0] == made[1]

@@ -236,7 +236,7 @@ def test_the_hash_is_the_same_whichever_job_asks_first(hashes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "cli", "journal", "artifacts", "cells", "errors", "progress", "plan", "stages", "watch", "experiment"]
+    "name", ["config", "cli", "costs", "journal", "artifacts", "cells", "errors", "progress", "plan", "stages", "watch", "experiment"]
 )
 def test_plumbing_reruns_nothing(name: str, hashes: Any) -> None:
     assert hashes({f"symnet.{name}": source(f"symnet.{name}") + "\nCHANGED = 1\n"}) == hashes({})
@@ -280,7 +280,7 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
         ("symnet.report.grids", {"figures"}),
         (
             "symnet.data.transforms",
-            {"base", "features_test", "features_train", "records", "gallery", *ALL_TRAINED, *ALL_TESTED},
+            {"base", "features_test", "features_train", "records", "costs", "gallery", *ALL_TRAINED, *ALL_TESTED},
         ),
     ],
 )

@@ -15,7 +15,7 @@ PANELS = {
     START: ("doctor", "download", "protocol", "bench"),
     DATA: ("shapes", "masks", "folds", "counts", "store", "episodes", "embeddings"),
     LEARN: ("base", "features", "records", "train", "evaluate", "import-checkpoint"),
-    RESULTS: ("status", "why", "show", "tables", "luck", "gallery", "figures", "track"),
+    RESULTS: ("status", "why", "show", "tables", "luck", "costs", "gallery", "figures", "track"),
     PICTURES: ("predict", "web"),
 }
 

@@ -185,6 +185,7 @@ def train(
     from symnet.keeper import Run
     from symnet.launch import can_launch, join, launch
     from symnet.lease import Lost
+    from symnet.system import device_name
     from symnet.train import Inputs, Stopped
     from symnet.train import train as train_
 
@@ -212,12 +213,14 @@ def train(
         "shot": shot,
         **settings.model_dump(mode="json", warnings=False),
     }
-    run = Run(method, shot, state, cell.journal(results), provenance, params, checkpoint_seconds)
     if can_launch(settings.train, device, processes):
         raise typer.Exit(launch(processes, sys.argv[1:]))
     try:
         with join(device) as ranks:
-            train_(settings, data_root(settings, results), inputs, run, out, use_device(device, threads), deadline, ranks)
+            used = use_device(device, threads)
+            params["device"] = device_name(used, ranks.count)
+            run = Run(method, shot, state, cell.journal(results), provenance, params, checkpoint_seconds)
+            train_(settings, data_root(settings, results), inputs, run, out, used, deadline, ranks)
     except (Stopped, Lost) as reason:
         print(f"symnet: stopped by {reason}", file=sys.stderr)
         raise typer.Exit(EXIT_AGAIN) from None

@@ -86,6 +86,24 @@ def luck(config: Config, results: Results, out: Out, dry_run: DryRun = False) ->
 
 
 @app.command(rich_help_panel=RESULTS)
+def costs(config: Config, results: Results, out: Out, dry_run: DryRun = False) -> None:
+    """Tell what every row costs beside its mIoU: parameters, operations, memory, hours, speed; costs.csv, and the same as LaTeX and HTML.
+
+    Example: symnet costs --config config/demo.yaml --results results/demo --out results/demo/tables
+    """
+    from symnet.report.costs import make_costs
+
+    expected = expected_of(config)
+    cells, seeds = [Cell(**cell) for cell in expected["cells"]], expected["seeds"]
+    files = [results / "tables" / "main.csv", *(cell.metrics(results, seed) for cell in cells for seed in seeds)]
+    if dry_run:
+        preview(files, [out / "costs.csv"])
+    note = Note(settings=expected, code=code_of("costs"), inputs=sums(path for path in files if path.is_file()))
+    make_costs(results, out, cells, seeds, expected["rows"])
+    keep(out / "costs.csv", "costs", note)
+
+
+@app.command(rich_help_panel=RESULTS)
 def gallery(
     dataset: Dataset,
     backbone: Backbone,

@@ -8,6 +8,7 @@ from symnet.protocols import SCORINGS
 from symnet.report import Round
 from symnet.report.latex import Printed, caption, footnotes
 
+WIDE = 8  # rows, above which a column each has to be narrow
 LABELS = ["dataset", "shot", "method", "backbone", "variant"]
 
 
@@ -27,4 +28,4 @@ def classes_printed(per_class: pd.DataFrame, dataset: str, shot: int, scoring: s
     wide = own.pivot_table(index=["backbone", "fold", "class"], columns="method", values="iou", sort=False)
     wide.columns.name = None
     told = caption(f"IoU in percent by class, {dataset}, {shot}-shot", rounds, "mean")
-    return Printed(wide.reset_index(), ["backbone", "fold"], told, footnotes(rounds), across=True)
+    return Printed(wide.reset_index(), ["backbone", "fold"], told, footnotes(rounds), across=True, narrow=len(wide.columns) > WIDE)

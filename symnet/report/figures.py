@@ -15,6 +15,7 @@ from symnet.journal import Run, read_journal
 from symnet.progress import progress
 from symnet.report.charts import ablation_bars, class_bars, training_curves
 from symnet.report.grids import episode_grid, region_grid
+from symnet.report.pareto import cost_figure, read_costs
 from symnet.report.ranks import rank_figure
 from symnet.report.sizes import size_scatter
 from symnet.report.style import save_figure, style
@@ -34,15 +35,15 @@ def make_figures(
 ) -> list[Path]:
     """Draw the figures of the experiment under `root` into `out`; figures.json there tells the sums of what they show. Returns them.
 
-    classes-DATASET-SHOTshot: IoU by class; sizes-...: by the size of the object; ranks-...: mean ranks; NAME-...: each of `tables`, those
-    that the experiment defines; curves-...: how training went; episodes-..., regions-... and failures-DATASET-foldN-SHOTshot: what
-    `galleries` show.
+    classes-DATASET-SHOTshot: IoU by class; sizes-...: by the size of the object; ranks-...: mean ranks; costs-...: mIoU against costs;
+    NAME-...: each of `tables`, those that the experiment defines; curves-...: how training went; episodes-..., regions-... and
+    failures-DATASET-foldN-SHOTshot: what `galleries` show.
     scorings: by data set, which one counts; trained_rows: those that have journals.
     """
     read_manifest(root / "tables" / "tables.json", "tables")
     read_manifest(root / "tables" / "luck.json", "luck")
     per_class, shown = pd.read_csv(root / "tables" / "per_class.csv"), [read_gallery(path) for path in galleries]
-    ranks = pd.read_csv(root / "tables" / "ranks.csv")
+    ranks, costs = pd.read_csv(root / "tables" / "ranks.csv"), read_costs(root / "tables")
     drawings: dict[str, Callable[[], Figure]] = {}
     for dataset, shot in dict.fromkeys((cell.dataset, cell.shot) for cell in cells):
         end, scoring = f"{dataset}-{shot}shot", scorings[dataset]
@@ -51,6 +52,7 @@ def make_figures(
         drawings[f"sizes-{end}"] = partial(_sizes, root, here, seeds, scoring)
         of = ranks[(ranks["dataset"] == dataset) & (ranks["shot"] == shot)]
         drawings[f"ranks-{end}"] = partial(rank_figure, list(of["method"]), list(of["rank"]), of["critical_difference"].iloc[0])
+        drawings[f"costs-{end}"] = partial(cost_figure, costs[(costs["dataset"] == dataset) & (costs["shot"] == shot)])
         for name in tables:
             rows = pd.read_csv(root / "tables" / f"{name}.csv")
             drawings[f"{name}-{end}"] = partial(ablation_bars, rows[(rows["dataset"] == dataset) & (rows["shot"] == shot)])

@@ -1,8 +1,8 @@
 """A table as LaTeX (booktabs), and the words that stand around it."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,8 @@ class Printed:
     """A table as it is to be printed. Rows are grouped by the columns `groups`, each value printed once and a rule between.
 
     Within a group each numeric column's best is bold and its second underlined, by the two decimals that are printed; not in `unmarked`.
-    across: each line's best and second instead. Caption and notes are plain text.
+    across: each line's best and second instead. Caption and notes are plain text. narrow: smaller letters, columns closer together,
+    heads of several lines; decimals: of columns that have other than two.
     """
 
     table: pd.DataFrame
@@ -28,6 +29,8 @@ class Printed:
     notes: Sequence[str] = ()
     unmarked: Sequence[str] = ("std",)
     across: bool = False
+    narrow: bool = False
+    decimals: Mapping[str, int] = field(default_factory=dict)
 
 
 def latex(printed: Printed) -> str:
@@ -38,8 +41,11 @@ def latex(printed: Printed) -> str:
     marks = ranked(printed)
     shown = table.copy()
     shown.loc[group.duplicated(), list(groups)] = ""
-    style = shown.rename(columns=title).style.hide(axis="index")
+    head = {name: _stacked(name, name in numbers) if printed.narrow else title(name) for name in table.columns}
+    style = shown.rename(columns=head).style.hide(axis="index")
     style = style.format(precision=2, na_rep="--", escape="latex")
+    for name, places in printed.decimals.items():
+        style = style.format(precision=places, na_rep="--", subset=[head[name]])
     style = style.apply(lambda frame: marks.set_axis(frame.columns, axis=1), axis=None)
     columns = "".join("r" if name in numbers else "l" for name in table.columns)
     long = len(table) > PAGE
@@ -50,6 +56,10 @@ def latex(printed: Printed) -> str:
         lines.insert(first + row, r"\midrule")
     end = lines.index(r"\end{longtable}" if long else r"\end{tabular}") + 1
     lines[end:end] = under([escape(note) for note in printed.notes])
+    if printed.narrow:  # a float forgets the size of letters around it, a longtable has no inside
+        start = 0 if long else next(place for place, line in enumerate(lines) if line.startswith(r"\begin{tabular}"))
+        lines.insert(start, r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}")
+        lines.insert(lines.index(r"\end{longtable}" if long else r"\end{tabular}") + 1, r"\endgroup")
     return f"% \\usepackage{{booktabs{', longtable' * long}}}\n" + "\n".join(lines) + "\n"
 
 
@@ -76,6 +86,13 @@ def title(column: str) -> str:
     words = "data set" if column == "dataset" else re.sub(r"fold(?=\d)", "fold-", column)
     words = words.replace("fb_iou", "FB-IoU").replace("miou", "mIoU").replace("_", " ")
     return words if words.startswith("mIoU") else words[:1].upper() + words[1:]
+
+
+def _stacked(column: str, number: bool) -> str:
+    """The head with a line a word, on the side where the column's values are."""
+    words, side = title(column).split(" "), "r" if number else "l"
+    lines = r"\\".join(words)
+    return rf"\shortstack[{side}]{{{lines}}}" if len(words) > 1 else lines
 
 
 def best_two(table: pd.DataFrame) -> pd.DataFrame:

@@ -25,6 +25,7 @@ STAGE = "luck"
 LEVEL = 0.05
 HOLDS, HERE, LUCK = "holds", "on these classes", "may be luck"
 FAMILY = ["dataset", "shot"]
+KEPT = "Not resampled: training, of which each fold has one, and the draw of supports; luck of those two is in every number here"
 
 
 def make_luck(root: Path, out: Path, cells: Sequence[Cell], seeds: Sequence[int], scorings: Mapping[str, str]) -> None:
@@ -57,7 +58,7 @@ def make_luck(root: Path, out: Path, cells: Sequence[Cell], seeds: Sequence[int]
     }
     texts = {f"{name}.csv": table.to_csv(index=False, float_format="%.4f", lineterminator="\n") for name, table in whole.items()}
     for name, one in printed.items():
-        texts |= {f"{name}.tex": latex(one), f"{name}.html": html(one.table, one.groups, ranked(one), one.caption, one.notes)}
+        texts |= {f"{name}.tex": latex(one), f"{name}.html": html(one, ranked(one))}
     for name, text in texts.items():
         write_text(out / name, text)
     inputs = {path.relative_to(root).as_posix(): file_digest(path) for path in (*(one.path for one in rounds), *read)}
@@ -112,7 +113,8 @@ def differences_printed(table: pd.DataFrame, rounds: Sequence[Round]) -> Printed
     shown = shown[[*FAMILY, "row", "other", "difference", "ahead in", *names, "verdict"]]
     what = (
         f"Paired differences of mIoU in points: 95 % intervals and p-values from {RESAMPLES:,} resamples of test images and classes (other "
-        "classes) and of test images alone (these classes), p-values corrected for all pairs of a data set and shot (Holm)"
+        "classes) and of test images alone (these classes), p-values corrected for all pairs of a data set and shot (Holm). "
+        f"{KEPT}"
     )
     notes = [f"{HOLDS}: other classes would show it too. {HERE}: other episodes of them would. {LUCK}: neither is shown."]
     return Printed(shown, FAMILY, caption(what, rounds, "means over folds and"), [*notes, *footnotes(rounds)], unmarked=("difference",))
@@ -124,7 +126,7 @@ def ranks_printed(table: pd.DataFrame, rounds: Sequence[Round]) -> Printed:
     shown["friedman p"] = table["friedman"].map(_p)
     what = (
         "Mean ranks by IoU over classes and over folds; rows whose ranks over classes differ by less than the critical difference are "
-        f"not told apart at {LEVEL:g} (Nemenyi)"
+        f"not told apart at {LEVEL:g} (Nemenyi). {KEPT}"
     )
     unmarked = ("rank", "rank_folds", "critical_difference")
     return Printed(shown, FAMILY, caption(what, rounds, "means over folds and"), footnotes(rounds), unmarked=unmarked)

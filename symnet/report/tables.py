@@ -76,7 +76,7 @@ def make_tables(
         texts[f"{name}.csv"] = _csv(made)
         printed[name] = ablation_printed(made, table, rounds)
     for name, one in printed.items():
-        texts |= {f"{name}.tex": latex(one), f"{name}.html": html(one.table, one.groups, ranked(one), one.caption, one.notes)}
+        texts |= {f"{name}.tex": latex(one), f"{name}.html": html(one, ranked(one))}
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         texts |= _paper(main, dataset, (published or {}).get(dataset), [one for one in rounds if one.cell.dataset == dataset])
     for name, text in texts.items():
@@ -95,7 +95,7 @@ def _paper(main: pd.DataFrame, dataset: str, published: str | None, rounds: Sequ
     return {
         f"paper-{dataset}.csv": _csv(wide),
         f"paper-{dataset}.tex": paper_latex(wide, told, notes),
-        f"paper-{dataset}.html": html(shown, ["backbone"], paper_marks(wide), told, notes),
+        f"paper-{dataset}.html": html(Printed(shown, ["backbone"], told, notes), paper_marks(wide)),
     }
 
 

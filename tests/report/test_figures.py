@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from symnet.artifacts import Provenance, read_json
+from symnet.artifacts import Provenance, read_json, write_manifest
 from symnet.cases import write_gallery
 from symnet.cells import Cell
 from symnet.episode_counts import write_episode_counts
@@ -22,6 +22,16 @@ from tests.report.test_sizes import episode_counts
 from tests.report.test_tables import SEEDS, write_round
 
 CELLS = [Cell("pascal5i", "resnet50", fold, method, 1) for fold in range(2) for method in ("prototype", "symnet")]
+
+
+def write_costs(tables: Path) -> None:
+    """As `make_costs` does, of made-up numbers."""
+    lines = pd.DataFrame(
+        {"dataset": "pascal5i", "shot": 1, "method": ["prototype", "symnet"], "mean": [40.0, 60.0], "train_hours": [0.0, 2.0]}
+    )
+    lines = lines.assign(episodes_per_second=[9.0, 3.0], tested_on="x", trained_on=["", "x"], train_memory=1.0, test_memory=1.0)
+    lines.to_csv(tables / "costs.csv", index=False)
+    write_manifest(tables / "costs.json", [tables / "costs.csv"], Provenance(stage="costs"))
 
 
 @pytest.fixture
@@ -39,6 +49,7 @@ def root(tmp_path: Path) -> Path:
             for step in (10, 20, 30):
                 journal.log(step, loss=3.0 - step / 10 - cell.fold, **{"base_val.miou": step + cell.fold})
     make_tables(CELLS, SEEDS, tmp_path, tmp_path / "tables")
+    write_costs(tmp_path / "tables")
     make_luck(tmp_path, tmp_path / "tables", CELLS, SEEDS, {"pascal5i": "padded"})
     return tmp_path
 
@@ -90,7 +101,7 @@ def test_every_figure_is_written_in_both_formats_and_the_same_twice(root: Path) 
         write_gallery(path, gallery(fold), Provenance(stage="gallery"))
     for folder in ("figures", "again"):
         make_figures(root, root / folder, CELLS, SEEDS, shown, [], {"pascal5i": "padded"}, ["symnet"])
-    charts = [f"{name}-pascal5i-1shot" for name in ("classes", "sizes", "ranks", "curves", "episodes", "regions")]
+    charts = [f"{name}-pascal5i-1shot" for name in ("classes", "sizes", "ranks", "costs", "curves", "episodes", "regions")]
     names = {f"{name}{end}" for name in (*charts, *(f"failures-pascal5i-fold{fold}-1shot" for fold in (0, 1))) for end in (".pdf", ".png")}
     assert {path.name for path in (root / "figures").iterdir()} == {*names, "figures.json"}
     for name in names:

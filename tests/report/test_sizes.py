@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from symnet.episode_counts import EpisodeCounts
-from symnet.report.sizes import BINS, binned, points, size_scatter
+from symnet.report.sizes import BINS, SIZES, binned, by_size, points, size_scatter
+from tests.report.luck_rounds import ROUNDS
 
 
 def episode_counts(outputs: tuple[str, ...], seed: int = 0, count: int = 60) -> EpisodeCounts:
@@ -57,3 +58,22 @@ def test_a_panel_an_output_in_the_order_of_the_tables() -> None:
     figure = size_scatter(rounds, "padded")
     assert [axes.get_title() for axes in figure.axes] == ["prototype", "symnet (ensemble)", "symnet (meta)", "more", "", ""]
     assert [axes.axison for axes in figure.axes] == [True] * 4 + [False] * 2
+
+
+def test_sizes_by_loops() -> None:
+    table = by_size(ROUNDS, "padded")
+    assert len(table) == 3 * len(SIZES)
+    edges = {"below 0.03": (0, 0.03), "0.03 to 0.1": (0.03, 0.1), "0.1 to 0.25": (0.1, 0.25), "from 0.25": (0.25, 1)}
+    for line in table[table["method"] == "symnet (meta)"].to_dict("records"):
+        low, high = edges[line["size"]]
+        sums: dict[tuple[int, str], np.ndarray] = {}
+        episodes = 0
+        for (fold, _), found in ROUNDS["symnet"].items():
+            for name, counts, size in zip(found.classes, found.of("padded", "meta"), found.of("original", "meta"), strict=True):
+                if low <= (size[0] + size[2]) / 10_000 < high:
+                    sums[fold, name] = sums.get((fold, name), 0) + counts
+                    episodes += 1
+        assert (line["episodes"], line["classes"]) == (episodes, len(sums))
+        expected = np.mean([100 * c[0] / c[:3].sum() for c in sums.values()]) if sums else np.nan
+        assert line["miou"] == pytest.approx(expected, nan_ok=True)
+    assert table["miou"].isna().sum() == 0 or (table["episodes"][table["miou"].isna()] == 0).all()

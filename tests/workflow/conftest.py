@@ -57,7 +57,7 @@ TINY = {
     "datasets": {"shapes": {}},
 }
 
-REPORT = {"make_tables": 1, "make_luck": 1, "make_figures": 1, "sync_tracking": 1}  # jobs that any changed number asks for
+REPORT = {"make_tables": 1, "make_luck": 1, "make_costs": 1, "make_figures": 1, "sync_tracking": 1}  # jobs that any changed number asks for
 
 # Of the environment of the finished benchmark: none of it may be found in what it wrote (test_secrets.py).
 SECRETS = {name: f"5ecret-{name.lower()}" for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")}

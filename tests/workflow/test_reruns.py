@@ -128,7 +128,8 @@ def test_a_new_seed_asks_for_its_records(project: Project) -> None:
     ("module", "expected"),
     [
         ("symnet/report/bootstrap.py", {"make_luck": 1, "make_figures": 1, "sync_tracking": 1}),
-        ("symnet/report/tables.py", {"make_tables": 1, "make_figures": 1, "sync_tracking": 1}),
+        ("symnet/report/tables.py", {"make_tables": 1, "make_costs": 1, "make_figures": 1, "sync_tracking": 1}),
+        ("symnet/report/costs.py", {"make_costs": 1, "make_figures": 1, "sync_tracking": 1}),
         ("symnet/cli/learn.py", {}),
         ("symnet/model/decoder.py", {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}),
         ("symnet/records.py", {"make_records": 4, "evaluate_method": 2, "make_gallery": 2, **REPORT}),

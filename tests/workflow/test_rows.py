@@ -5,6 +5,7 @@ import csv
 
 import pytest
 
+from symnet.methods import METHODS
 from tests.workflow.conftest import REPORT, TINY, Project
 
 pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
@@ -50,6 +51,14 @@ def test_the_shipped_ablations_are_planned_from_one_file(own: Project) -> None:
         assert planned["evaluate_method"] == 4 * (rows + 1), name  # and the prototype
         assert planned["train_base"] == 4, name
         assert planned["make_records"] == 4 * parts, name
+
+
+def test_all_methods_are_planned_from_one_file(own: Project) -> None:
+    trained = sum(entry.trained for entry in METHODS.values())
+    for name, cells in (("demo_methods", 4), ("mini_methods", 4), ("methods", 2 * 4 * 2)):  # of a row: data sets, folds, shots
+        planned = own.planned_of(f"config/{name}.yaml", "all")
+        assert (planned["train_method"], planned["evaluate_method"]) == (cells * trained, cells * len(METHODS)), name
+        assert {planned[rule] for rule in ("make_tables", "make_luck", "make_costs", "make_figures")} == {1}
 
 
 def test_missing_data_is_told_and_stops_a_run_before_its_first_job(own: Project) -> None:

@@ -30,6 +30,7 @@ RULES = {
     "gallery": "make_gallery",
     "tables": "make_tables",
     "luck": "make_luck",
+    "costs": "make_costs",
     "figures": "make_figures",
     "track": "sync_tracking",
 }
@@ -112,7 +113,7 @@ def test_code_of_a_stage_whose_outputs_carry_none(project: Project) -> None:
     path.write_text(path.read_text().replace("\nEDITED = True\n", ""))
     path = project.folder / "symnet" / "report" / "tables.py"
     path.write_text(path.read_text() + "\nEDITED = True\n")
-    assert agreed(project) == {"make_tables": 1, "make_figures": 1, "sync_tracking": 1}
+    assert agreed(project) == {"make_tables": 1, "make_costs": 1, "make_figures": 1, "sync_tracking": 1}
 
 
 def test_an_image_is_counted(project: Project) -> None:

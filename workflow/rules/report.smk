@@ -93,10 +93,38 @@ rule make_luck:
         """
 
 
+rule make_costs:
+    input:
+        rules.make_tables.output,
+        plan.metric_files(),
+        settings=plan.slice_path("tables"),
+    output:
+        plan.cost_files(".csv", ".tex"),
+        [
+            report(path, caption="../report/costs.rst", category="Tables", labels={"table": Path(path).stem})
+            for path in plan.cost_files(".html")
+        ],
+    log:
+        f"{LOGS}/make_costs.log",
+    conda:
+        "../../environment.yml"
+    params:
+        code=plan.code("costs"),
+        out=subpath(output[0], parent=True),
+    shell:
+        """
+        "$SYMNET_PYTHON" -m symnet costs \
+            --config {input.settings:q} \
+            --out {params.out:q} \
+            >{log:q} 2>&1
+        """
+
+
 rule make_figures:
     input:
         rules.make_tables.output,
         rules.make_luck.output,
+        rules.make_costs.output,
         plan.figures.galleries(),
         plan.episode_files(),
         settings=plan.slice_path("tables"),
@@ -128,6 +156,7 @@ rule sync_tracking:
         plan.metric_files(),
         rules.make_tables.output,
         rules.make_luck.output,
+        rules.make_costs.output,
     output:
         f"{ROOT}/tracking.json",
     log:
