@@ -192,7 +192,7 @@ def _cell_record(root: Path, cell: Cell, run: Run | None, rounds: list[Round], w
 
 
 def _rounded(record: Record) -> Record:
-    """It and its children, every IoU as the tables print it: MLflow's pages show all digits of a number, and counts are kept in the files."""
+    """It and its children, every IoU as the tables print it: MLflow's pages show all digits; counts are in the files."""
     for one in (record, *record.children):
         one.metrics = {at: (round(value, 2) if IOU.search(at[0]) else value, time) for at, (value, time) in one.metrics.items()}
     return record
