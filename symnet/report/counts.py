@@ -9,15 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from symnet.artifacts import Provenance, file_digest, write_manifest, write_text
 from symnet.config import Settings
 from symnet.data.classes import class_names
 from symnet.data.folds import FoldList, novel_classes, read_fold_list
 from symnet.data.index import Index, read_index
 from symnet.data.readers import SPLITS
-from symnet.report.html import html
 
 STAGE = "counts"
 PUBLISHED_COUNTS = Path(__file__).with_name("counts.csv")
@@ -138,6 +135,10 @@ def _remarks(index: Index, rows: list[Row], classes: list[Row]) -> list[str]:
 
 def _page(rows: list[Row], columns: list[str], caption: str, notes: list[str]) -> str:
     """Rows as a page, fold by fold."""
+    import pandas as pd  # here: the plan reads this module before every job
+
+    from symnet.report.html import html
+
     shown = pd.DataFrame(rows, columns=["fold", *(name for name in columns if name != "fold")]).sort_values("fold", kind="stable")
     return html(shown.astype(str).replace("", "--"), ["fold"], pd.DataFrame(index=shown.index), caption, notes)
 
