@@ -10,6 +10,8 @@ import pandas as pd
 from symnet.protocols import SCORINGS, in_words
 from symnet.report import Round
 
+SHORT, LONG = (f"% \\usepackage{{booktabs, {other}}}\n" for other in ("graphicx", "longtable"))  # what a table needs
+FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{"
 PAGE = 45  # lines of a table that a page of a paper takes
 BEST, SECOND = "textbf:--rwrap;", "underline:--rwrap;"  # pandas' words for LaTeX commands
 
@@ -31,15 +33,16 @@ class Printed:
 
 
 def latex(printed: Printed) -> str:
-    """As LaTeX for a paper (needs booktabs; longtable where it has more lines than fit on a page)."""
+    """As LaTeX for a paper (needs booktabs and graphicx; longtable where it has more lines than fit on a page)."""
     table, groups = printed.table, printed.groups
     numbers = _numbers(table)
     group = table.groupby(list(groups), sort=False).ngroup()
     marks = ranked(printed)
     shown = table.copy()
     shown.loc[group.duplicated(), list(groups)] = ""
-    style = shown.rename(columns=title).style.hide(axis="index")
-    style = style.format(precision=2, na_rep="--", escape="latex")
+    words = shown.columns.difference(numbers)
+    shown[words] = shown[words].map(lambda word: escape(str(word)), na_action="ignore")  # pandas' own leaves < and >
+    style = shown.rename(columns=title).style.hide(axis="index").format(precision=2, na_rep="--")
     style = style.apply(lambda frame: marks.set_axis(frame.columns, axis=1), axis=None)
     columns = "".join("r" if name in numbers else "l" for name in table.columns)
     long = len(table) > PAGE
@@ -50,7 +53,7 @@ def latex(printed: Printed) -> str:
         lines.insert(first + row, r"\midrule")
     end = lines.index(r"\end{longtable}" if long else r"\end{tabular}") + 1
     lines[end:end] = under([escape(note) for note in printed.notes])
-    return f"% \\usepackage{{booktabs{', longtable' * long}}}\n" + "\n".join(lines) + "\n"
+    return LONG + "\n".join(lines) + "\n" if long else fitted(lines)
 
 
 def ranked(printed: Printed) -> pd.DataFrame:
@@ -114,6 +117,12 @@ def footnotes(rounds: Sequence[Round]) -> list[str]:
             if name not in seen and name not in one.payload["left_out"]:
                 notes[f"{where}, seed {one.seed}: {name} (no episode drawn)"] = None
     return [f"Left out: {'; '.join(notes)}."] if notes else []
+
+
+def fitted(lines: Sequence[str]) -> str:
+    """A table that is made smaller where it would be wider than the text around it."""
+    found = "\n".join(lines) + "\n"
+    return SHORT + found.replace(r"\begin{tabular}", FIT + r"\begin{tabular}").replace(r"\end{tabular}", r"\end{tabular}}")
 
 
 def under(notes: Sequence[str]) -> list[str]:
