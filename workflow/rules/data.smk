@@ -74,7 +74,7 @@ rule count_images:
                 category="Data",
                 labels={"data set": "{dataset}", "counts": of},
             )
-            for name, of in (("counts", "lists of folds"), ("counts-classes", "classes"))
+            for name, of in (("counts", "fold lists"), ("counts-classes", "images of a class"))
         ],
     log:
         f"{LOGS}/{{dataset}}/count_images.log",
