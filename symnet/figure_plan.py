@@ -1,10 +1,13 @@
 """Which figures an experiment has, and what the episodes in them are made of."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from symnet.cells import Cell, fold_folder, gallery_file
+from symnet.data.classes import class_names
 from symnet.methods import METHODS
 from symnet.shown import Choice, choice_of, files_of
 
@@ -13,22 +16,30 @@ if TYPE_CHECKING:
 
 # beside the charts of an experiment's own tables
 KINDS = ("classes", "sizes", "ranks", "costs", "curves", "episodes", "regions", "failures")
+ROWS = 10  # episodes, at most, on a page of a grid
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a data set and shot, of all folds or of one."""
+    """A figure of a data set and shot, of all folds or of one; a grid of many episodes is several of them, `page` (from 1) of `pages`."""
 
     kind: str
     dataset: str
     shot: int
     fold: int | None = None
+    page: int = 1
+    pages: int = 1
+
+    @property
+    def name(self) -> str:
+        """Of all its pages."""
+        of_fold = "" if self.fold is None else f"-fold{self.fold}"
+        return f"{self.kind}-{self.dataset}{of_fold}-{self.shot}shot"
 
     @property
     def stem(self) -> str:
         """Name of its files."""
-        of_fold = "" if self.fold is None else f"-fold{self.fold}"
-        return f"{self.kind}-{self.dataset}{of_fold}-{self.shot}shot"
+        return self.name if self.pages == 1 else f"{self.name}-{self.page}"
 
     @property
     def caption(self) -> str:
@@ -39,7 +50,13 @@ class Figure:
     def labels(self) -> dict[str, str]:
         """As the report shows them."""
         fold = "all" if self.fold is None else str(self.fold)
-        return {"figure": self.kind, "data set": self.dataset, "shots": str(self.shot), "fold": fold}
+        return {
+            "figure": self.kind,
+            "data set": self.dataset,
+            "shots": str(self.shot),
+            "fold": fold,
+            "page": f"{self.page} of {self.pages}",
+        }
 
 
 class FigurePlan:
@@ -79,13 +96,11 @@ class FigurePlan:
         trained = any(METHODS[plan.method_of(row)].trained for row in plan.rows)
         charts = ["classes", "sizes", "ranks", "costs", *["curves"] * trained, *plan.experiment.tables]
         found = [Figure(kind, dataset, shot) for kind in charts for dataset in plan.datasets for shot in plan.shots]
-        for dataset, choices in self.choices.items():
-            if any(choice.shows_chosen for choice in choices):
-                grids = ["episodes", *["regions"] * self._has_regions(dataset)]
-                found += [Figure(kind, dataset, shot) for kind in grids for shot in plan.shots]
-            with_failures = [fold for fold, choice in enumerate(choices) if choice.failures]
-            found += [Figure("failures", dataset, shot, fold) for fold in with_failures for shot in plan.shots]
-        return found
+        return [*found, *(page for dataset in self.choices for page in self._grids(dataset))]
+
+    def pages(self) -> dict[str, int]:
+        """The figures of more than one page, by name: how many."""
+        return {one.name: one.pages for one in self.all() if one.pages > 1}
 
     def file(self, figure: Figure, end: str) -> str:
         """Where one of them lies, .pdf or .png."""
@@ -98,6 +113,18 @@ class FigurePlan:
     def words(self) -> dict[str, str]:
         """Of each data set, for captions, which episodes its figures show."""
         return {name: choices[0].words(self.plan.settings(name).protocol.scoring) for name, choices in self.choices.items()}
+
+    def _grids(self, dataset: str) -> Iterator[Figure]:
+        """Of a data set. How many pages they have is known before anything was tested: a class without episodes leaves room on its page."""
+        plan, choices, settings = self.plan, self.choices[dataset], self.plan.settings(dataset)
+        classes = len(class_names(settings.data.classes)) // settings.data.folds
+        chosen = sum(choice.at_most(classes) for choice in choices)
+        kinds = ["episodes", *["regions"] * self._has_regions(dataset)]
+        grids: list[tuple[str, int | None, int]] = [(kind, None, chosen) for kind in kinds]
+        grids += [("failures", fold, min(choice.failures * classes, settings.protocol.episodes)) for fold, choice in enumerate(choices)]
+        for kind, fold, episodes in grids:
+            pages = ceil(episodes / ROWS)
+            yield from (Figure(kind, dataset, shot, fold, page, pages) for shot in plan.shots for page in range(1, pages + 1))
 
     def _has_regions(self, dataset: str) -> bool:
         """Whether thresholds select regions of the prior in the row whose regions are shown."""

@@ -74,7 +74,7 @@ def _data(plan: Plan, dataset: str) -> Iterator[Job]:
         yield Job("shapes", drawn, note("shapes"))
     of_folds = tuple(lists_folder(plan.folder, dataset, fold) / f"{split}.csv" for fold in plan.folds(dataset) for split in SPLITS)
     yield Job("folds", (lists / "index.csv", lists / "train.csv", *of_folds), note("folds"), after=drawn)
-    counted = (folder / "counts.csv", folder / "counts.txt")
+    counted = tuple(folder / f"counts{end}" for end in (".csv", ".txt", ".html", "-classes.html"))
     yield Job("counts", counted, note("counts", published=plan.published_mark()), (lists / "index.csv", *of_folds))
     if settings.store.images:
         yield Job("store", (folder / "store.json",), note("store"), (lists / "index.csv",))

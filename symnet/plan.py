@@ -219,6 +219,7 @@ class Plan:
             "rows": {row: self.method_of(row) for row in self.rows},
             "published": self._published(),
             "galleries": [str(Path(path).relative_to(self.folder)) for path in self.figures.galleries()],
+            "pages": self.figures.pages(),
             "scorings": {dataset: self.settings(dataset).protocol.scoring for dataset in self.datasets},
         }
 

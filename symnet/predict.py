@@ -120,7 +120,10 @@ class Predictor:
         if word in self.names:
             return self.vectors[self.names.index(word)]
         text = read_slice(self.run.root / "settings" / self.run.cell.dataset / "embeddings.json", "embeddings").text
-        return class_vectors([word], text, self.data_root)[0]
+        try:
+            return class_vectors([word], text, self.data_root)[0]
+        except UserError as error:
+            raise UserError(f"{error}; words that need none, the classes of this run: {', '.join(self.names)}") from None
 
     def seen(self, word: str) -> bool:
         """Whether the run was trained on the class: what it finds of it is then no few-shot segmentation."""

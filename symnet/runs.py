@@ -27,6 +27,7 @@ from symnet.surroundings import captured
 
 LONGEST_PARAM = 6000  # MLflow's limit, characters
 NOTE, LONGEST_TAG = "mlflow.note.content", 8000  # MLflow's tag of a description; its limit, characters
+IOU = re.compile(r"(miou|fb_iou)$|\.iou\.")  # in the names of metrics that are percent
 AGGREGATED = ("dataset", "backbone", "protocol", "shot", "method", "seeds")  # columns of main.csv that say what its means are over
 
 
@@ -77,7 +78,7 @@ def collect(root: Path, warnings: list[str]) -> Iterator[Record]:
     rounds = _rounds(root, warnings)
     cells = sorted({*runs, *rounds})
     for cell in progress(cells, len(cells), "tracking, cells"):
-        yield _cell_record(root, cell, runs.get(cell), _of_one_make(rounds.get(cell, []), warnings), warnings)
+        yield _rounded(_cell_record(root, cell, runs.get(cell), _of_one_make(rounds.get(cell, []), warnings), warnings))
     if (root / "tables" / "tables.json").is_file():
         try:
             yield _benchmark(root)
@@ -187,6 +188,13 @@ def _cell_record(root: Path, cell: Cell, run: Run | None, rounds: list[Round], w
         values = [child.metrics[name, 0][0] for child in record.children if (name, 0) in child.metrics]
         # the step is the number of seeds: a seed that comes later adds a point and changes none
         record.metrics[name, len(values)] = (fsum(values) / len(values), max(child.start for child in record.children))
+    return record
+
+
+def _rounded(record: Record) -> Record:
+    """It and its children, every IoU as the tables print it: MLflow's pages show all digits; counts are in the files."""
+    for one in (record, *record.children):
+        one.metrics = {at: (round(value, 2) if IOU.search(at[0]) else value, time) for at, (value, time) in one.metrics.items()}
     return record
 
 

@@ -38,6 +38,12 @@ class Choice:
         """Whether there are episodes beside failures."""
         return self.episodes != f"{FIRST}0"
 
+    def at_most(self, classes: int) -> int:
+        """How many episodes there can be beside failures, in a fold of so many classes."""
+        if self.episodes.startswith(FIRST):
+            return min(classes, int(self.episodes.removeprefix(FIRST)))
+        return self.episodes.count(",") + 1
+
     def words(self, scoring: str) -> str:
         """For a caption."""
         worst = "episode" if self.failures == 1 else f"{self.failures} episodes"

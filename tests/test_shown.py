@@ -107,6 +107,21 @@ def test_the_figures_of_an_experiment(tmp_path: Path) -> None:
     assert figures(tmp_path).words() == {"shapes": f"round of seed 7; {rule}"}
 
 
+def test_many_episodes_are_pages(tmp_path: Path) -> None:
+    """10 classes a fold: 2 failures of each are 20 rows, as 2 pages; 6 first ones of two folds are 12; 4 episodes have no more."""
+    protocol = {**TINY["protocol"], "episodes": 50}
+    many = figures(tmp_path, gallery={"classes": 6, "failures": 2}, protocol=protocol)
+    paged = ["episodes-shapes-1shot", "regions-shapes-1shot", "failures-shapes-fold0-1shot", "failures-shapes-fold1-1shot"]
+    assert many.pages() == dict.fromkeys(paged, 2)
+    assert [one.stem for one in many.all()][4:] == [f"{name}-{page}" for name in paged for page in (1, 2)]
+    assert many.all()[-1].labels["page"] == "2 of 2"
+    assert figures(tmp_path, gallery={"classes": 99, "episodes": {0: [1, 3]}, "failures": 2}).pages() == {
+        "episodes-shapes-1shot": 2,
+        "regions-shapes-1shot": 2,
+    }
+    assert figures(tmp_path, gallery={"classes": 5, "failures": 1}, protocol=protocol).pages() == {}
+
+
 def test_what_a_gallery_is_made_of(tmp_path: Path) -> None:
     cells = {Cell("shapes", "lite", 1, "prototype", 5): "prototype", Cell("shapes", "lite", 1, "ours", 5): "symnet"}
     assert [str(path) for path in files_of(Path("r"), cells, 7)] == [

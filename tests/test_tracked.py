@@ -33,7 +33,7 @@ def train(place: Place, cell: Cell, end: str = "FINISHED") -> Journal:
     journal = Journal(path, "run-a", {"fold": cell.fold}, tags)
     for step in range(1, 7):
         journal.log(step, **{"loss": 1 / step, "system.host_memory_megabytes": 100.0 + step})
-    journal.log(6, **{"base_val.miou": 33.0})
+    journal.log(6, **{"base_val.miou": 100 / 3})
     if end:
         journal.end(end)
     return journal
@@ -73,7 +73,7 @@ def test_a_run_with_all_that_belongs_to_it(place: Place) -> None:
     assert names(place, run, "overlays") == ["overlays/00000-cat.png"]
     assert place.history(run, "system/host_memory_megabytes")[0] == (1, 101.0)
     assert place.history(run, "epoch/loss") == [(1, 0.75), (2, (1 / 3 + 1 / 4) / 2), (3, (1 / 5 + 1 / 6) / 2)]
-    assert place.history(run, "epoch/base_val.miou") == [(3, 33.0)]
+    assert place.history(run, "epoch/base_val.miou") == [(3, 33.33)]
     assert place.sync() == "0 runs new, 0 updated, 2 as they were, 0 superseded"
 
     draw(place, cell, metrics, "00002-car.png")  # a picture more is brought; the data it has stays once

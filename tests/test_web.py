@@ -159,7 +159,7 @@ def test_dropped_pictures_are_segmented_as_the_predictor_does(page: Page, site: 
     for i, (name, one, output) in enumerate(outputs):
         mask = one.mask(output)
         expect(page.locator("figcaption", has_text="of the picture").nth(i)).to_have_text(
-            f"{output}: {round(100 * mask.mean(), 1):g} % of the picture"
+            f"{output}: {100 * mask.mean():.1f} % of the picture"
         )
         exact = np.array(overlay(read_picture(site.folder / f"{name}.png"), mask), np.float32)
         assert np.abs(decoded(overlays.nth(i).get_attribute("src")) - exact).mean() < 6  # of 255: a JPEG

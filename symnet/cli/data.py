@@ -109,7 +109,7 @@ def counts(
     set_: Set = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Count images and pairs of the folds' lists, beside the published counts: OUT (CSV), its text printed.
+    """Count images and pairs of the folds' lists, beside the published counts: OUT (CSV), a page and a text beside it; the text is printed.
 
     Example: symnet counts --config config/config.yaml --lists results/benchmark/pascal5i/lists --out counts.csv
     """

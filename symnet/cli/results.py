@@ -163,7 +163,8 @@ def figures(config: Config, results: Results, out: Out, dry_run: DryRun = False)
     trained = [row for row, method in expected["rows"].items() if METHODS[method].trained]
     note = Note(settings=expected, code=code_of("figures"))
     shown = [results / path for path in expected["galleries"]]
-    for path in make_figures(results, out, cells, expected["seeds"], shown, list(expected["tables"]), expected["scorings"], trained):
+    tables, scorings, pages = list(expected["tables"]), expected["scorings"], expected["pages"]
+    for path in make_figures(results, out, cells, expected["seeds"], shown, tables, scorings, trained, pages):
         print(path)
     keep(out / "figures.pdf", "figures", note)
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from symnet.journal import Run
-from symnet.report.style import COLUMN, PAGE, legend_above, new_figure
+from symnet.report.style import COLUMN, PAGE, legend_above, new_figure, nothing
 
 _SCORES = ("base_val.miou", "test_best.miou")  # of a journal
 
@@ -68,10 +68,9 @@ def training_curves(runs: Mapping[str, Sequence[Run]]) -> Figure:
     """
     panels = {"training objective": _lines(runs, ("loss",)), "validation mIoU, %": _lines(runs, _SCORES)}
     panels = {label: found for label, found in panels.items() if found}
-    figure = new_figure(PAGE / 2 * max(len(panels), 1), 2.4)
     if not panels:
-        figure.text(0.5, 0.5, "no journal is left of these runs", ha="center")
-        return figure
+        return nothing("no journal is left of these runs")
+    figure = new_figure(PAGE / 2 * len(panels), 2.4)
     for axes, (label, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for i, (row, lines) in enumerate(found.items()):
             steps = np.linspace(max(min(line) for line in lines), min(max(line) for line in lines), 100)

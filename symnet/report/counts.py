@@ -19,13 +19,14 @@ from symnet.data.readers import SPLITS
 STAGE = "counts"
 PUBLISHED_COUNTS = Path(__file__).with_name("counts.csv")
 COLUMNS = ["list", "fold", "images", "published", "pairs", "published_pairs", "differs", "source"]
+SHOWN = COLUMNS[:-1]  # to a person
 CLASS_COLUMNS = ["class", "fold", "train_images", "test_images"]
 
 Row = dict[str, Any]
 
 
 def make_counts(settings: Settings, dataset: str, lists: Path, out: Path) -> str:
-    """Count the lists in the folder `lists`; write `out` (CSV), beside it STEM-classes.csv and STEM.txt, the text that is returned.
+    """Count the lists in the folder `lists`; write `out` (CSV) and STEM-classes.csv, both as pages too, and STEM.txt: the text returned.
 
     STEM.json tells their sums and those of the inputs. Raises `UserError` where a list is missing or damaged.
     """
@@ -37,6 +38,9 @@ def make_counts(settings: Settings, dataset: str, lists: Path, out: Path) -> str
     classes = _classes(index, names, settings)
     told = in_text(dataset, index, rows, classes)
     texts = {out.name: _csv(COLUMNS, rows), f"{out.stem}-classes.csv": _csv(CLASS_COLUMNS, classes), f"{out.stem}.txt": told + "\n"}
+    remarks, told_of = _remarks(index, rows, classes), _head(dataset, index, classes)
+    texts[f"{out.stem}.html"] = _page(rows, SHOWN, f"{told_of}: images, and pairs of image and class, in the lists", remarks)
+    texts[f"{out.stem}-classes.html"] = _page(classes, CLASS_COLUMNS, f"{told_of}: images in which a class counts", [])
     for name, text in texts.items():
         write_text(out.with_name(name), text)
     rules = settings.protocol.model_dump(warnings=False)
@@ -102,24 +106,41 @@ def _classes(index: Index, names: tuple[str, ...], settings: Settings) -> list[R
 
 def in_text(dataset: str, index: Index, rows: list[Row], classes: list[Row]) -> str:
     """The report as plain text."""
+    table = [[name.replace("_", " ") for name in SHOWN], *([str(row[name]) or "--" for name in SHOWN] for row in rows)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(SHOWN))]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    return "\n".join([_head(dataset, index, classes), "", *lines, "", *_remarks(index, rows, classes)])
+
+
+def _head(dataset: str, index: Index, classes: list[Row]) -> str:
     of_split = {split: sum(row.split == split for row in index.rows) for split in SPLITS}
-    lines = [f"{dataset}: {of_split['train']} train and {of_split['test']} test images, {len(classes)} classes", ""]
-    shown = ["list", "fold", "images", "published", "pairs", "published_pairs", "differs"]
-    table = [[name.replace("_", " ") for name in shown], *([str(row[name]) or "--" for name in shown] for row in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(shown))]
-    lines += ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    return f"{dataset}: {of_split['train']} train and {of_split['test']} test images, {len(classes)} classes"
+
+
+def _remarks(index: Index, rows: list[Row], classes: list[Row]) -> list[str]:
+    """What stands under the table: how it differs from the published counts, what cannot be tested, and what was left out."""
     different = [f"{row['list']} list of fold {row['fold']} ({row['differs']})" for row in rows if row["differs"]]
     known = any(row["published"] for row in rows)
-    lines += ["", f"DIFFERS from the published counts: {'; '.join(different)}" if different else ""]
-    if not different:
-        lines[-1] = "as published" if known else "no counts were published for these classes and rules"
+    lines = ["as published" if known else "no counts were published for these classes and rules"]
+    if different:
+        lines = [f"DIFFERS from the published counts: {'; '.join(different)}"]
     rare = [f"{row['class']} ({row['test_images']})" for row in classes if row["test_images"] < 2]
     if rare:
         lines.append(f"classes with fewer than 2 test images, which cannot be tested: {', '.join(rare)}")
     if index.skipped:
         lines.append(f"left out as unusable: {len(index.skipped)}")
         lines += [f"  {one.split} {one.image}: {one.file}: {one.reason}" for one in index.skipped]
-    return "\n".join(lines)
+    return lines
+
+
+def _page(rows: list[Row], columns: list[str], caption: str, notes: list[str]) -> str:
+    """Rows as a page, fold by fold."""
+    import pandas as pd  # here: the plan reads this module before every job
+
+    from symnet.report.html import html
+
+    shown = pd.DataFrame(rows, columns=["fold", *(name for name in columns if name != "fold")]).sort_values("fold", kind="stable")
+    return html(shown.astype(str).replace("", "--"), ["fold"], pd.DataFrame(index=shown.index), caption, notes)
 
 
 def _csv(columns: list[str], rows: list[Row]) -> str:

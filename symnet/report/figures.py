@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from symnet.artifacts import Provenance, file_digest, read_manifest, write_manifest
-from symnet.cases import Gallery, read_gallery
+from symnet.cases import Case, Gallery, read_gallery
 from symnet.cells import Cell
 from symnet.episode_counts import read_episode_counts
 from symnet.journal import Run, read_journal
@@ -32,13 +32,15 @@ def make_figures(
     tables: Sequence[str],
     scorings: Mapping[str, str],
     trained_rows: Collection[str],
+    pages: Mapping[str, int],
 ) -> list[Path]:
     """Draw the figures of the experiment under `root` into `out`; figures.json there tells the sums of what they show. Returns them.
 
     classes-DATASET-SHOTshot: IoU by class; sizes-...: by the size of the object; ranks-...: mean ranks; costs-...: mIoU against costs;
     NAME-...: each of `tables`, those that the experiment defines; curves-...: how training went; episodes-..., regions-... and
     failures-DATASET-foldN-SHOTshot: what `galleries` show.
-    scorings: by data set, which one counts; trained_rows: those that have journals.
+    scorings: by data set, which one counts; trained_rows: those that have journals; pages: of figures that have several, how many: the
+    figure is then one for each, its name and `-1`, `-2` and so on.
     """
     read_manifest(root / "tables" / "tables.json", "tables")
     read_manifest(root / "tables" / "luck.json", "luck")
@@ -59,7 +61,7 @@ def make_figures(
         trained = [cell for cell in here if cell.method in trained_rows]
         if trained:
             drawings[f"curves-{end}"] = partial(_curves, root, trained)
-        drawings |= _of_galleries([one for one in shown if (one.dataset, one.shot) == (dataset, shot)], end)
+        drawings |= _of_galleries([one for one in shown if (one.dataset, one.shot) == (dataset, shot)], end, pages)
     made: list[Path] = []
     with style():
         for name, draw in progress(drawings.items(), len(drawings), "figures"):
@@ -84,19 +86,28 @@ def _by_row(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
         yield row, [cell for cell in cells if cell.method == row]
 
 
-def _of_galleries(galleries: Sequence[Gallery], end: str) -> dict[str, Callable[[], Figure]]:
+def _of_galleries(galleries: Sequence[Gallery], end: str, pages: Mapping[str, int]) -> dict[str, Callable[[], Figure]]:
     """What the galleries of a data set and shot show."""
     drawings: dict[str, Callable[[], Figure]] = {}
-    chosen = [gallery for gallery in galleries if any(not case.failure for case in gallery.cases)]
-    with_regions = [gallery for gallery in chosen if gallery.taus]
-    if chosen:
-        drawings[f"episodes-{end}"] = partial(episode_grid, chosen, failure=False)
-    if with_regions:
-        drawings[f"regions-{end}"] = partial(region_grid, with_regions)
-    for one in galleries:
-        if any(case.failure for case in one.cases):
-            drawings[f"failures-{one.dataset}-fold{one.fold}-{one.shot}shot"] = partial(episode_grid, [one], failure=True)
+
+    def add(name: str, cases: list[Case], draw: Callable[[Sequence[Case]], Figure]) -> None:
+        count = pages.get(name, 1)
+        for page in range(count if cases else 0):
+            own = cases[page * len(cases) // count : (page + 1) * len(cases) // count]  # equally many on each
+            drawings[name if count == 1 else f"{name}-{page + 1}"] = partial(draw, own)
+
+    if galleries:
+        taus = next((one.taus for one in galleries if one.taus), {})
+        draw = partial(episode_grid, columns=galleries[0].columns)
+        add(f"episodes-{end}", _cases(galleries, False), draw)
+        add(f"regions-{end}", _cases([one for one in galleries if one.taus], False), partial(region_grid, taus=taus))
+        for one in galleries:
+            add(f"failures-{one.dataset}-fold{one.fold}-{one.shot}shot", _cases([one], True), draw)
     return drawings
+
+
+def _cases(galleries: Sequence[Gallery], failure: bool) -> list[Case]:
+    return [case for gallery in galleries for case in gallery.cases if case.failure == failure]
 
 
 def _runs(root: Path, cells: Sequence[Cell]) -> dict[str, list[Run]]:

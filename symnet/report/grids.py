@@ -1,6 +1,6 @@
 """Test episodes as figures: a row an episode, what the model was shown and what it answered side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,58 +8,60 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from symnet.cases import REGIONS, Case, Gallery
-from symnet.report.style import COLOURS, PAGE
+from symnet.cases import REGIONS, Case
+from symnet.report.style import COLOURS, PAGE, TALL, nothing
 
 SUPPORT, PREDICTED, TRUTH = COLOURS[0], COLOURS[1], COLOURS[2]
 PAINT = dict(zip(REGIONS, (COLOURS[2], COLOURS[4], COLOURS[0]), strict=True))
 OPACITY = 0.5
-LEFT, LINE, GAP, LEGEND = 0.2, 0.12, 0.04, 0.25  # inches: of class names, of a line of a column's name, between panels, of a legend
+LEFT, LINE, GAP, LEGEND = 0.2, 0.12, 0.04, 0.45  # inches: of class names, of a line of a column's name, between panels, of a legend
 TALLEST = 1.0  # height of a panel over its width, at most: a portrait is drawn smaller
 
 Column = tuple[str, Callable[[Axes, Case], None]]
 
 
-def episode_grid(galleries: Sequence[Gallery], failure: bool) -> Figure:
-    """The cases of galleries, those that are failures or those that are not.
+def episode_grid(cases: Sequence[Case], columns: Sequence[str]) -> Figure:
+    """Cases, with these columns of predictions.
 
-    Columns: the first support and its mask, the query, HPM's and SPM's priors where a row has them, each column of predictions with its
-    IoU in percent, the truth. Fills are the masks, lines their borders; pixels without a label are grey.
+    Before those the first support and its mask, the query, HPM's and SPM's priors where a row has them; after them the truth. On a
+    prediction stands its IoU in percent. Fills are the masks, lines their borders; pixels without a label are grey.
     """
-    cases = [case for gallery in galleries for case in gallery.cases if case.failure == failure]
-    columns: list[Column] = [("support", _support), ("query", _query)]
-    columns += [(f"{kind} prior", _prior(kind)) for kind in ("HPM", "SPM") if any(kind in case.pictures for case in cases)]
-    columns += [(name.replace(" (", "\n("), _prediction(name)) for name in galleries[0].columns]
-    return _grid(cases, [*columns, ("truth", _truth)])
+    shown: list[Column] = [("support", _support), ("query", _query)]
+    shown += [(f"{kind} prior", _prior(kind)) for kind in ("HPM", "SPM") if any(kind in case.pictures for case in cases)]
+    shown += [(name.replace(" (", "\n("), _prediction(name)) for name in columns]
+    return _grid(cases, [*shown, ("truth", _truth)])
 
 
-def region_grid(galleries: Sequence[Gallery]) -> Figure:
-    """The chosen episodes of galleries: query, prior SPM, the positions that the thresholds select in the subject's prior, truth."""
-    taus = galleries[0].taus
+def region_grid(cases: Sequence[Case], taus: Mapping[str, float]) -> Figure:
+    """Cases: query, prior SPM, the positions that the thresholds `taus` select in the subject's prior, truth."""
     columns: list[Column] = [
         ("query", _query),
         ("SPM prior", _prior("SPM")),
-        ("regions of the prior", _regions),
+        ("regions", _regions),
         ("truth", _truth),
     ]
-    cases = [case for gallery in galleries for case in gallery.cases if not case.failure]
     figure = _grid(cases, columns, 0.72 * PAGE, LEGEND)
     words = (f"foreground: above {taus['tau1']:g}", f"hard: {taus['tau3']:g} to {taus['tau4']:g}", f"background: below {taus['tau2']:g}")
     patches = [Patch(color=PAINT[name], alpha=OPACITY, label=text) for name, text in zip(REGIONS, words, strict=True)]
-    figure.legend(handles=patches, ncols=3, loc="lower center", borderaxespad=0.1)
+    figure.legend(handles=patches, loc="lower center", borderaxespad=0.1, labelspacing=0.3, fontsize=7)
     return figure
 
 
 def _grid(cases: Sequence[Case], columns: Sequence[Column], width: float = PAGE, below: float = 0.02) -> Figure:
     """Panels without axes, all of one width, rows as high as their queries; the names of columns above, of classes at the left.
 
-    width, below: inches. Placed by hand: matplotlib's layout engine takes seconds for so many panels.
+    width, below: inches. Where this would be taller than a page, panels are smaller. Placed by hand: matplotlib's layout engine takes
+    seconds for so many panels.
     """
-    panel = (width - LEFT - GAP * (len(columns) - 1)) / len(columns)
+    if not cases:
+        return nothing("no class of this page has an episode")
     shapes = [case.pictures["query"].shape for case in cases]
-    heights = [panel * min(TALLEST, shape[0] / shape[1]) for shape in shapes]
+    ratios = [min(TALLEST, shape[0] / shape[1]) for shape in shapes]
     above = LINE * (1.5 + max(title.count("\n") for title, _ in columns))
-    height = above + sum(heights) + GAP * (len(cases) - 1) + below
+    beside, around = LEFT + GAP * (len(columns) - 1), above + GAP * (len(cases) - 1) + below
+    panel = min((width - beside) / len(columns), (TALL - around) / sum(ratios))
+    heights = [panel * ratio for ratio in ratios]
+    width, height = beside + panel * len(columns), around + sum(heights)
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(left=LEFT / width, right=1, bottom=below / height, top=1 - above / height)
     figure.subplots_adjust(wspace=GAP / panel, hspace=GAP * len(cases) / sum(heights))

@@ -10,6 +10,8 @@ import pandas as pd
 from symnet.protocols import SCORINGS, in_words
 from symnet.report import Round
 
+SHORT, LONG = (f"% \\usepackage{{booktabs, {other}}}\n" for other in ("graphicx", "longtable"))  # what a table needs
+FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{"
 PAGE = 45  # lines of a table that a page of a paper takes
 BEST, SECOND = "textbf:--rwrap;", "underline:--rwrap;"  # pandas' words for LaTeX commands
 
@@ -34,16 +36,17 @@ class Printed:
 
 
 def latex(printed: Printed) -> str:
-    """As LaTeX for a paper (needs booktabs; longtable where it has more lines than fit on a page)."""
+    """As LaTeX for a paper (needs booktabs and graphicx; longtable where it has more lines than fit on a page)."""
     table, groups = printed.table, printed.groups
     numbers = _numbers(table)
     group = table.groupby(list(groups), sort=False).ngroup()
     marks = ranked(printed)
     shown = table.copy()
     shown.loc[group.duplicated(), list(groups)] = ""
+    words = shown.columns.difference(numbers)
+    shown[words] = shown[words].map(lambda word: escape(str(word)), na_action="ignore")  # pandas' own leaves < and >
     head = {name: _stacked(name, name in numbers) if printed.narrow else title(name) for name in table.columns}
-    style = shown.rename(columns=head).style.hide(axis="index")
-    style = style.format(precision=2, na_rep="--", escape="latex")
+    style = shown.rename(columns=head).style.hide(axis="index").format(precision=2, na_rep="--")
     for name, places in printed.decimals.items():
         style = style.format(precision=places, na_rep="--", subset=[head[name]])
     style = style.apply(lambda frame: marks.set_axis(frame.columns, axis=1), axis=None)
@@ -60,7 +63,7 @@ def latex(printed: Printed) -> str:
         start = 0 if long else next(place for place, line in enumerate(lines) if line.startswith(r"\begin{tabular}"))
         lines.insert(start, r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}")
         lines.insert(lines.index(r"\end{longtable}" if long else r"\end{tabular}") + 1, r"\endgroup")
-    return f"% \\usepackage{{booktabs{', longtable' * long}}}\n" + "\n".join(lines) + "\n"
+    return LONG + "\n".join(lines) + "\n" if long else fitted(lines)
 
 
 def ranked(printed: Printed) -> pd.DataFrame:
@@ -131,6 +134,12 @@ def footnotes(rounds: Sequence[Round]) -> list[str]:
             if name not in seen and name not in one.payload["left_out"]:
                 notes[f"{where}, seed {one.seed}: {name} (no episode drawn)"] = None
     return [f"Left out: {'; '.join(notes)}."] if notes else []
+
+
+def fitted(lines: Sequence[str]) -> str:
+    """A table that is made smaller where it would be wider than the text around it."""
+    found = "\n".join(lines) + "\n"
+    return SHORT + found.replace(r"\begin{tabular}", FIT + r"\begin{tabular}").replace(r"\end{tabular}", r"\end{tabular}}")
 
 
 def under(notes: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from symnet.report import PUBLISHED_RESULTS, Round
-from symnet.report.latex import best_two, escape, footnotes, under
+from symnet.report.latex import best_two, escape, fitted, footnotes, under
 
 DAGGER = "\u2020"  # the mark of a published row
 BACKBONES = {
@@ -91,7 +91,7 @@ def paper_notes(table: pd.DataFrame, rounds: Sequence[Round]) -> list[str]:
 
 
 def paper_latex(table: pd.DataFrame, told: str, notes: Sequence[str]) -> str:
-    """As LaTeX (needs booktabs), with a caption and notes. Of our rows each column's best is bold and its second underlined."""
+    """As LaTeX (needs booktabs, graphicx), with a caption and notes. Of our rows each column's best is bold and its second underlined."""
     columns = value_columns(table)
     shots = list(dict.fromkeys(name.partition(" ")[0] for name in columns))
     marks = paper_marks(table)
@@ -126,7 +126,7 @@ def paper_latex(table: pd.DataFrame, told: str, notes: Sequence[str]) -> str:
         lines.insert(first + row, r"\midrule")
     end = lines.index(r"\end{tabular}") + 1
     lines[end:end] = under([escape(note).replace(DAGGER, r"$^\dagger$") for note in notes])
-    return "% \\usepackage{booktabs}\n" + "\n".join(lines) + "\n"
+    return fitted(lines)
 
 
 def _cell(value: float, spread: float) -> str:

@@ -17,7 +17,7 @@ from symnet.artifacts import replacing
 
 # Okabe and Ito's: blue, vermilion, green, purple, orange, sky blue, black
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-COLUMN, PAGE = 3.4, 7.0  # inches, of a paper's column and page
+COLUMN, PAGE, TALL = 3.4, 7.0, 9.0  # inches, of a paper's column, and of its page what is printed on: width, height
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -46,6 +46,13 @@ def style() -> Iterator[None]:
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches; it belongs to no window."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def nothing(why: str) -> Figure:
+    """A figure that says why there is nothing to see."""
+    figure = new_figure(PAGE / 2, 2.4)
+    figure.text(0.5, 0.5, why, ha="center")
+    return figure
 
 
 def legend_above(axes: Axes, columns: int) -> None:

@@ -98,7 +98,7 @@ function showQuery(piece) {
   const stem = piece.query.replace(/\.[^.]*$/, "");
   const shown = make("div", { className: "shown" });
   for (const [output, found] of Object.entries(piece.outputs)) {
-    shown.append(figure(found.overlay, `${output}: ${found.percent} % of the picture`));
+    shown.append(figure(found.overlay, `${output}: ${found.percent.toFixed(1)} % of the picture`));
     shown.append(figure(found.mask, `${output}, mask`, "", `${stem}.${output}.mask.png`));
     shown.append(figure(found.soft, `${output}, soft map`, "", `${stem}.${output}.soft.png`));
   }

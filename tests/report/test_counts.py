@@ -4,13 +4,18 @@ import csv
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page, expect
 from small_sets import NAMES, voc_settings
 
+from symnet.artifacts import read_json
 from symnet.config import Settings
 from symnet.data.folds import FoldList, ListRow, fold_lists, write_fold_list
 from symnet.data.index import Index, Row, Skipped, write_index
 from symnet.errors import UserError
 from symnet.report.counts import counted, in_text, make_counts, published, write_differences
+from tests.browser import chromium, fits, page
+
+__all__ = ["chromium", "page"]  # fixtures
 
 INDEX = Index(
     (
@@ -58,9 +63,27 @@ def test_counts_by_hand(tmp_path: Path) -> None:
         "left out as unusable: 1",
         "  test f: f.png: the file is empty (zero bytes)",
     ]
+    sums, _ = read_json(tmp_path / "counts.json", "counts")
+    assert set(sums) == {"counts.csv", "counts.txt", "counts.html", "counts-classes.csv", "counts-classes.html"}
     first = (tmp_path / "counts.json").read_bytes()
     make_counts(settings, "mine", tmp_path / "lists", tmp_path / "counts.csv")
     assert (tmp_path / "counts.json").read_bytes() == first
+
+
+def test_pages_hold_what_the_text_does(tmp_path: Path, page: Page) -> None:
+    settings = voc_settings()
+    write_lists(tmp_path / "lists", settings)
+    told = make_counts(settings, "a & b", tmp_path / "lists", tmp_path / "counts.csv").splitlines()
+    page.goto((tmp_path / "counts.html").as_uri())
+    expect(page.locator("caption")).to_have_text(f"{told[0]}: images, and pairs of image and class, in the lists")
+    shown = [line.split() for line in page.locator("tr").all_inner_texts()]
+    assert shown[1:3] == [["0", "train", "1", "--", "1", "--", "--"], ["test", "1", "--", "1", "--", "--"]]
+    assert shown[3:] == [["1", "train", "2", "--", "3", "--", "--"], ["test", "2", "--", "2", "--", "--"]]
+    assert page.locator("p").all_inner_texts() == [line.strip() for line in told[-4:]]
+    assert fits(page)
+    page.goto((tmp_path / "counts-classes.html").as_uri())
+    classes = [line.split() for line in page.locator("tr").all_inner_texts()[1:]]
+    assert classes == [["0", NAMES[0], "2", "1"], [NAMES[1], "1", "0"], ["1", NAMES[2], "0", "2"], [NAMES[3], "1", "0"]]
 
 
 def named(classes: str, **protocol: object) -> Settings:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.image import imread
 from PIL import Image
 
 from symnet.artifacts import Provenance, read_json, write_manifest
@@ -100,8 +101,9 @@ def test_every_figure_is_written_in_both_formats_and_the_same_twice(root: Path) 
     for fold, path in enumerate(shown):
         write_gallery(path, gallery(fold), Provenance(stage="gallery"))
     for folder in ("figures", "again"):
-        make_figures(root, root / folder, CELLS, SEEDS, shown, [], {"pascal5i": "padded"}, ["symnet"])
-    charts = [f"{name}-pascal5i-1shot" for name in ("classes", "sizes", "ranks", "costs", "curves", "episodes", "regions")]
+        make_figures(root, root / folder, CELLS, SEEDS, shown, [], {"pascal5i": "padded"}, ["symnet"], {"episodes-pascal5i-1shot": 3})
+    charts = [f"{name}-pascal5i-1shot" for name in ("classes", "sizes", "ranks", "costs", "curves", "regions")]
+    charts += [f"episodes-pascal5i-1shot-{page}" for page in (1, 2, 3)]
     names = {f"{name}{end}" for name in (*charts, *(f"failures-pascal5i-fold{fold}-1shot" for fold in (0, 1))) for end in (".pdf", ".png")}
     assert {path.name for path in (root / "figures").iterdir()} == {*names, "figures.json"}
     for name in names:
@@ -111,6 +113,8 @@ def test_every_figure_is_written_in_both_formats_and_the_same_twice(root: Path) 
     assert "per_class.csv" in provenance.inputs
     with Image.open(root / "figures" / "classes-pascal5i-1shot.png") as image:
         assert len(image.getcolors(1 << 24)) > 10  # not blank
+    tall = [imread(root / "figures" / f"episodes-pascal5i-1shot-{page}.png").shape[0] for page in (1, 2, 3)]
+    assert tall[0] == tall[1] < tall[2]  # 1, 1 and 2 of 4 episodes
 
 
 def test_a_figure_is_vectors_with_text(tmp_path: Path) -> None:

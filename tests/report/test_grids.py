@@ -1,5 +1,8 @@
 """Grids of episodes: which panels there are, what stands in them, and nothing beyond what the galleries hold."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -7,7 +10,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from symnet.cases import Case, Gallery
+from symnet.figure_plan import ROWS
 from symnet.report.grids import OPACITY, PREDICTED, TRUTH, episode_grid, region_grid
+from symnet.report.style import PAGE, TALL
 
 COLUMNS = ("prototype", "symnet (meta)")
 
@@ -34,6 +39,10 @@ def gallery(fold: int, with_priors: bool = True) -> Gallery:
     return Gallery("pascal5i", fold, 1, 7, "padded", "symnet", COLUMNS, taus, cases)
 
 
+def cases(galleries: Sequence[Gallery], failure: bool = False) -> list[Case]:
+    return [case for gallery in galleries for case in gallery.cases if case.failure == failure]
+
+
 def texts(figure: Figure) -> list[list[str]]:
     """The words in the panels of each row."""
     columns = figure.axes[0].get_subplotspec().get_gridspec().ncols
@@ -42,17 +51,17 @@ def texts(figure: Figure) -> list[list[str]]:
 
 
 def test_a_grid_has_a_row_an_episode_and_says_what_was_tested() -> None:
-    figure = episode_grid([gallery(0), gallery(1)], failure=False)
+    figure = episode_grid(cases([gallery(0), gallery(1)]), COLUMNS)
     titles = ["support", "query", "HPM prior", "SPM prior", "prototype", "symnet\n(meta)", "truth"]
     assert [axes.get_title() for axes in figure.axes] == titles + [""] * 7 * 3
     assert [text.get_text() for text in figure.texts] == ["cat", "tv monitor"] * 2
     assert texts(figure) == [["", "", "", "", iou, "--", ""] for iou in ("25.0", "26.0")] * 2
-    assert [text.get_text() for text in episode_grid([gallery(0)], failure=True).texts] == ["dog"]
+    assert [text.get_text() for text in episode_grid(cases([gallery(0)], failure=True), COLUMNS).texts] == ["dog"]
 
 
 def test_a_panel_shows_its_picture_and_its_mask() -> None:
     one = case(0, False)
-    figure = episode_grid([Gallery("d", 0, 1, 7, "padded", "symnet", COLUMNS, {}, (one,))], failure=False)
+    figure = episode_grid([one], COLUMNS)
     support, query, hpm, spm, prototype, symnet, truth = figure.axes
     shown = [axes.images[0].get_array() for axes in (support, query, hpm, spm, truth)]
     for found, name in zip(shown, ("support", "query", "HPM", "SPM", "query"), strict=True):
@@ -70,13 +79,13 @@ def test_a_panel_shows_its_picture_and_its_mask() -> None:
 
 
 def test_without_priors_there_are_no_columns_of_them() -> None:
-    titles = [axes.get_title() for axes in episode_grid([gallery(0, with_priors=False)], failure=True).axes]
+    titles = [axes.get_title() for axes in episode_grid(cases([gallery(0, with_priors=False)], failure=True), COLUMNS).axes]
     assert titles == ["support", "query", "prototype", "symnet\n(meta)", "truth"]
 
 
 def test_regions_and_the_thresholds_that_cut_them() -> None:
-    figure = region_grid([gallery(0), gallery(1)])
-    assert [axes.get_title() for axes in figure.axes[:4]] == ["query", "SPM prior", "regions of the prior", "truth"]
+    figure = region_grid(cases([gallery(0), gallery(1)]), gallery(0).taus)
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["query", "SPM prior", "regions", "truth"]
     assert len(figure.axes) == 4 * 4
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["foreground: above 0.7", "hard: 0.45 to 0.6", "background: below 0.4"]
@@ -88,9 +97,33 @@ def test_regions_and_the_thresholds_that_cut_them() -> None:
 
 
 def test_panels_keep_the_pictures_shape_and_titles_stand_in_a_line() -> None:
-    figure = episode_grid([gallery(0)], failure=False)
+    figure = episode_grid(cases([gallery(0)]), COLUMNS)
     FigureCanvasAgg(figure).draw()
     for axes in figure.axes:
         box, picture = axes.get_window_extent(), axes.images[0].get_array()
         assert box.height / box.width == pytest.approx(picture.shape[0] / picture.shape[1], rel=0.02)
     assert len({round(axes.get_window_extent().y1) for axes in figure.axes[:7]}) == 1
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, COLUMNS[:1]])
+def test_a_page_full_of_portraits_is_no_taller_than_a_page(columns: tuple[str, ...]) -> None:
+    def turned(one: Case) -> Case:
+        return replace(one, pictures={name: picture.swapaxes(0, 1).copy() for name, picture in one.pictures.items()})
+
+    full = [turned(case(i, False)) for i in range(ROWS)]
+    for figure in (episode_grid(full, columns), region_grid(full, gallery(0).taus)):
+        FigureCanvasAgg(figure).draw()
+        width, height = figure.get_size_inches()
+        assert height == pytest.approx(TALL)
+        assert 0 < width < PAGE
+        for axes in figure.axes:
+            box, picture = axes.get_window_extent(), axes.images[0].get_array()
+            assert box.height / box.width == pytest.approx(picture.shape[0] / picture.shape[1], rel=0.02)
+            assert box.width > 0.5 * figure.dpi  # half an inch
+        for text in (*figure.texts, *(word for legend in figure.legends for word in legend.get_texts())):
+            box = text.get_window_extent()
+            assert 0 <= box.x0 < box.x1 <= width * figure.dpi
+
+
+def test_a_page_without_an_episode_says_so() -> None:
+    assert [text.get_text() for text in episode_grid([], COLUMNS).texts] == ["no class of this page has an episode"]

@@ -143,7 +143,7 @@ def compile_latex(folder: Path, names: list[str]) -> None:
         assert "CI" not in os.environ, "pdflatex is missing: install Debian's texlive-latex-recommended"
         pytest.skip("pdflatex is not installed")
     inputs = "\n".join(rf"\input{{{name}}}" for name in names)
-    head = r"\documentclass{article}\usepackage{booktabs,longtable}\usepackage[landscape,margin=1cm]{geometry}"
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx,longtable}"
     (folder / "all.tex").write_text(rf"{head}\begin{{document}}{inputs}\end{{document}}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

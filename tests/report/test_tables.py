@@ -6,13 +6,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from symnet.artifacts import Provenance, read_json, write_json
 from symnet.cells import Cell
 from symnet.errors import UserError
 from symnet.metrics import protocol_stamp
-from symnet.report.latex import escape
+from symnet.report.latex import Printed, escape, latex
 from symnet.report.tables import format_table, make_tables
 
 PROTOCOL = {
@@ -289,6 +290,12 @@ def test_escape() -> None:
     assert escape(r"a\b_c%d&e#f{g}~^<>$") == (
         r"a\textbackslash{}b\_c\%d\&e\#f\{g\}\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\$"
     )
+
+
+def test_what_stands_in_a_cell_is_escaped_as_names_are() -> None:
+    """Of a p-value, `<` in LaTeX's default encoding is an inverted exclamation mark."""
+    text = latex(Printed(pd.DataFrame({"row": ["a_b"], "p": ["< 0.001"], "miou": [1.234]}), ["row"], "c"))
+    assert r"a\_b & \textless{} 0.001 & \textbf{1.23} \\" in text
 
 
 def test_a_terminal_gets_plain_text(root: Path) -> None:

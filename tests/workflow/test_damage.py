@@ -135,6 +135,7 @@ def test_every_kind_is_here(results: Path) -> None:
         "*.seal",
         "*/.stat.json",
         "*/lock",
+        "*/counts*.html",
         "*/counts-classes.csv",
     )  # logs, caches, what sums vouch for
     kinds = [

@@ -27,7 +27,7 @@ def test_everything_is_in_one_file(report: Path) -> None:
     text = report.read_text()
     figures = [f"{name}-shapes-1shot.png" for name in ("classes", "curves", "sizes", "ranks", "costs", "episodes", "regions")]
     figures += [f"failures-shapes-fold{fold}-1shot.png" for fold in (0, 1)]
-    for name in ("main.html", "paper-shapes.html", "differences.html", "costs.html", "counts.txt", *figures):
+    for name in ("main.html", "paper-shapes.html", "differences.html", "costs.html", "counts.html", "counts-classes.html", *figures):
         assert name in text
     assert not re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//", text)
     captions = ("Bars end at the mean over seeds", "shapes: round of seed 7; failures are of each class the episode")
@@ -62,7 +62,7 @@ def test_a_browser_shows_it_whole_and_without_a_network(report: Path, page: Page
 
 
 def test_its_tables_and_figures_open_in_place(report: Path, page: Page) -> None:
-    for category, count in (("Figures", 9), ("Tables", 8)):
+    for category, count in (("Figures", 9), ("Tables", 8), ("Data", 1)):
         page.goto(report.as_uri())
         page.get_by_text(category, exact=True).first.click()
         opened = page.locator("tbody a[iconname=eye]")

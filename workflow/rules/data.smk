@@ -66,7 +66,16 @@ rule count_images:
         lists=lambda w: expand(f"{ROOT}/{w.dataset}/lists/fold{{fold}}/{{split}}.csv", fold=plan.folds(w.dataset), split=["train", "test"]),
     output:
         table=f"{ROOT}/{{dataset}}/counts.csv",
-        text=report(f"{ROOT}/{{dataset}}/counts.txt", caption="../report/counts.rst", category="Data", labels={"data set": "{dataset}"}),
+        text=f"{ROOT}/{{dataset}}/counts.txt",
+        pages=[
+            report(
+                f"{ROOT}/{{dataset}}/{name}.html",
+                caption="../report/counts.rst",
+                category="Data",
+                labels={"data set": "{dataset}", "counts": of},
+            )
+            for name, of in (("counts", "fold lists"), ("counts-classes", "images of a class"))
+        ],
     log:
         f"{LOGS}/{{dataset}}/count_images.log",
     conda:
