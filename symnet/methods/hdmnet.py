@@ -129,8 +129,8 @@ class HDMNetMethod(Guided):
     def released_settings(state: Mapping[str, Tensor], scales: Sequence[float] | None) -> dict[str, Any]:
         """The section `hdmnet` that a released state dict says; shots are weighted as its code weighs them."""
         without_scales("HDMNet", scales)
-        widths = {"channels": state["down_query.0.weight"].shape[0], "tokens": state["query_merge.0.weight"].shape[0]}
-        return {"hdmnet": HDMNetSettings(**widths, shot_weights="sorted")}
+        channels, tokens = state["down_query.0.weight"].shape[0], state["query_merge.0.weight"].shape[0]
+        return {"hdmnet": HDMNetSettings(channels=channels, tokens=tokens, shot_weights="sorted")}
 
     def freeze(self, backbone: Backbone, batch: EpisodeBatch, training: bool = False) -> EpisodeInputs:
         """The part that no gradient reaches. A 1x1 convolution without bias and a ReLU may come before the mask or after it."""

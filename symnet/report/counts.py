@@ -138,9 +138,10 @@ def _page(rows: list[Row], columns: list[str], caption: str, notes: list[str]) -
     import pandas as pd  # here: the plan reads this module before every job
 
     from symnet.report.html import html
+    from symnet.report.latex import Printed
 
     shown = pd.DataFrame(rows, columns=["fold", *(name for name in columns if name != "fold")]).sort_values("fold", kind="stable")
-    return html(shown.astype(str).replace("", "--"), ["fold"], pd.DataFrame(index=shown.index), caption, notes)
+    return html(Printed(shown.astype(str).replace("", "--"), ["fold"], caption, notes), pd.DataFrame(index=shown.index))
 
 
 def _csv(columns: list[str], rows: list[Row]) -> str:
