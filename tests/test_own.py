@@ -48,7 +48,13 @@ FACTS = {
     ("fecanet", COCO): ("background", 1000, "balanced", "400", (0,), 401, (0.6266, 0.6266), 0, 300, 20, 321, 1e-3, IMAGENET),
     ("dcama", PASCAL): ("background", 1000, "balanced", "400", (0,), 385, (0.77, 0.77), 0, 500, 48, 321, 1e-3, IMAGENET),
     ("dcama", COCO): ("background", 1000, "balanced", "400", (0,), 385, (0.6016, 0.6016), 0, 500, 48, 321, 1e-3, IMAGENET),
+    ("hdmnet", PASCAL): ("drop", 1000, "released", "original", (510, 365, 382, 322, 988), 473, (0.9, 1.1), 0.5, 200, 8, 321, 1e-3, BASE),
+    ("hdmnet", COCO): ("drop", 10000, "released", "original", (510, 365, 382, 322, 988), 633, (0.8, 1.25), 0.5, 50, 6, 321, 1e-3, BASE),
+    ("ssp", PASCAL): ("background", 1000, "released", "original", (0, 1, 2, 3, 4), 473, (1, 1), 0.5, 200, 4, 321, 1e-3, IMAGENET),
+    ("ssp", COCO): ("background", 4000, "released", "original", (0, 1, 2, 3, 4), 473, (1, 1), 0.5, 50, 4, 321, 1e-3, IMAGENET),
+    ("ntrenet", PASCAL): ("background", 1000, "released", "original", (321,), 473, (0.9, 1.1), 0.5, 150, 4, 321, 0.025, IMAGENET),
 }
+STEPS = {"ssp": 6000}  # in place of epochs
 
 
 @pytest.mark.parametrize(("method", "dataset"), FACTS)
@@ -59,7 +65,12 @@ def test_a_file_says_what_the_card_does(method: str, dataset: str) -> None:
     assert recipe is not None
     told = (p.novel_in_train, p.episodes, p.sampling, p.scoring, experiment.seeds, s.pixels.size, s.pixels.scale, s.pixels.flip_p)
     assert (*told, t.epochs, t.batch_size, t.seed, recipe[-1].lr, (s.base.train_backbone, s.base.steps)) == FACTS[method, dataset]
-    assert (p.selection, p.split, s.base.holdout, t.steps) == ("test_best", {PASCAL: "serial", COCO: "fwb"}[dataset], 0, None)
+    assert (p.selection, p.split, s.base.holdout, t.steps) == (
+        "test_best",
+        {PASCAL: "serial", COCO: "fwb"}[dataset],
+        0,
+        STEPS.get(method),
+    )
     assert s.base.epochs == {PASCAL: 100, COCO: 20}[dataset]
     common = load_experiment(CONFIG / "config.yaml").settings(dataset, 0, method)
     own = recipe_of(common, method)
