@@ -96,7 +96,7 @@ def figures(tmp_path: Path, **changes: Any) -> FigurePlan:
 
 def test_the_figures_of_an_experiment(tmp_path: Path) -> None:
     names = [one.stem for one in figures(tmp_path).all()]
-    charts = ["classes-shapes-1shot", "sizes-shapes-1shot", "ranks-shapes-1shot", "curves-shapes-1shot"]
+    charts = ["classes-shapes-1shot", "sizes-shapes-1shot", "ranks-shapes-1shot", "costs-shapes-1shot", "curves-shapes-1shot"]
     of_folds = [f"failures-shapes-fold{fold}-1shot" for fold in (0, 1)]
     assert names == [*charts, "episodes-shapes-1shot", "regions-shapes-1shot", *of_folds]
     assert [one.stem for one in figures(tmp_path, gallery={"classes": 0, "failures": 0}).all()] == charts
@@ -113,7 +113,7 @@ def test_many_episodes_are_pages(tmp_path: Path) -> None:
     many = figures(tmp_path, gallery={"classes": 6, "failures": 2}, protocol=protocol)
     paged = ["episodes-shapes-1shot", "regions-shapes-1shot", "failures-shapes-fold0-1shot", "failures-shapes-fold1-1shot"]
     assert many.pages() == dict.fromkeys(paged, 2)
-    assert [one.stem for one in many.all()][4:] == [f"{name}-{page}" for name in paged for page in (1, 2)]
+    assert [one.stem for one in many.all()][5:] == [f"{name}-{page}" for name in paged for page in (1, 2)]
     assert many.all()[-1].labels["page"] == "2 of 2"
     assert figures(tmp_path, gallery={"classes": 99, "episodes": {0: [1, 3]}, "failures": 2}).pages() == {
         "episodes-shapes-1shot": 2,

@@ -13,6 +13,7 @@ from symnet.report import Round
 SHORT, LONG = (f"% \\usepackage{{booktabs, {other}}}\n" for other in ("graphicx", "longtable"))  # what a table needs
 FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{"
 PAGE = 45  # lines of a table that a page of a paper takes
+WIDE, CROWDED = 8, 16  # columns above which a table of several pages is narrow; is one page, shrunk as a whole
 BEST, SECOND = "textbf:--rwrap;", "underline:--rwrap;"  # pandas' words for LaTeX commands
 
 
@@ -45,13 +46,14 @@ def latex(printed: Printed) -> str:
     shown.loc[group.duplicated(), list(groups)] = ""
     words = shown.columns.difference(numbers)
     shown[words] = shown[words].map(lambda word: escape(str(word)), na_action="ignore")  # pandas' own leaves < and >
-    head = {name: _stacked(name, name in numbers) if printed.narrow else title(name) for name in table.columns}
+    long = len(table) > PAGE and len(table.columns) <= CROWDED
+    narrow = printed.narrow or (long and len(table.columns) > WIDE)
+    head = {name: _stacked(name, name in numbers) if narrow else title(name) for name in table.columns}
     style = shown.rename(columns=head).style.hide(axis="index").format(precision=2, na_rep="--")
     for name, places in printed.decimals.items():
         style = style.format(precision=places, na_rep="--", subset=[head[name]])
     style = style.apply(lambda frame: marks.set_axis(frame.columns, axis=1), axis=None)
     columns = "".join("r" if name in numbers else "l" for name in table.columns)
-    long = len(table) > PAGE
     place: dict[str, Any] = {"environment": "longtable"} if long else {"position": "t", "position_float": "centering"}
     lines = style.to_latex(hrules=True, column_format=columns, caption=escape(printed.caption), **place).splitlines()
     first = lines.index(r"\endlastfoot" if long else r"\midrule") + 1
@@ -59,7 +61,7 @@ def latex(printed: Printed) -> str:
         lines.insert(first + row, r"\midrule")
     end = lines.index(r"\end{longtable}" if long else r"\end{tabular}") + 1
     lines[end:end] = under([escape(note) for note in printed.notes])
-    if printed.narrow:  # a float forgets the size of letters around it, a longtable has no inside
+    if narrow:  # a float forgets the size of letters around it, a longtable has no inside
         start = 0 if long else next(place for place, line in enumerate(lines) if line.startswith(r"\begin{tabular}"))
         lines.insert(start, r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}")
         lines.insert(lines.index(r"\end{longtable}" if long else r"\end{tabular}") + 1, r"\endgroup")
