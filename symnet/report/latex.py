@@ -63,7 +63,8 @@ def latex(printed: Printed) -> str:
     lines[end:end] = under([escape(note) for note in printed.notes])
     if narrow:  # a float forgets the size of letters around it, a longtable has no inside
         start = 0 if long else next(place for place, line in enumerate(lines) if line.startswith(r"\begin{tabular}"))
-        lines.insert(start, r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}")
+        size = "tiny" if long else "footnotesize"
+        lines.insert(start, rf"\begingroup\{size}\setlength{{\tabcolsep}}{{3pt}}")
         lines.insert(lines.index(r"\end{longtable}" if long else r"\end{tabular}") + 1, r"\endgroup")
     return LONG + "\n".join(lines) + "\n" if long else fitted(lines)
 
