@@ -40,7 +40,7 @@ def work_of(method: Method, base: BaseLearner, size: int, text: int, images: boo
     """
     base.to(META)
     trained = parameters(method, trained=True)
-    own = parameters(method) - trained
+    kept = parameters(method) - trained  # of a network of its own, what no gradient reaches
     method.to(META).eval().requires_grad_(False)
     read = [*([] if images else [base.backbone]), *([base.head] if method.reads_base else [])]
     image = torch.empty(1, 3, size, size, device=META)
@@ -51,11 +51,11 @@ def work_of(method: Method, base: BaseLearner, size: int, text: int, images: boo
     chosen = [m.expand(rows, *m.shape[1:]) for m in given]
 
     def answer() -> object:
-        kept = method.keep(base.backbone, chosen, False)
+        own = method.keep(base.backbone, chosen, False)
         masks = torch.empty(1, rows, size, size, dtype=torch.uint8, device=META)
         batch = EpisodeBatch(
-            query=[x[:1] for x in kept],
-            support=[x[None, 1:] for x in kept],
+            query=[x[:1] for x in own],
+            support=[x[None, 1:] for x in own],
             query_mask=masks[:, 0],
             support_mask=masks[:, 1:],
             base_logits=logits,
@@ -66,8 +66,8 @@ def work_of(method: Method, base: BaseLearner, size: int, text: int, images: boo
         return method.predict(base.backbone, batch)
 
     cached, _ = operations(answer)
-    whole = cached + rows * of_image * (not images) + of_logits * method.reads_base
-    return Work(trained, sum(map(parameters, read)) + own * images, cached, whole)
+    whole = cached + (0 if images else rows * of_image) + of_logits * method.reads_base
+    return Work(trained, sum(map(parameters, read)) + (kept if images else 0), cached, whole)
 
 
 def parameters(module: nn.Module, trained: bool = False) -> int:
