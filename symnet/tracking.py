@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from symnet.artifacts import replacing
 from symnet.errors import UserError, one_line
 from symnet.runs import NOTE, Data, Record, collect
 from symnet.runs_page import headline, page_address, page_tags
@@ -54,8 +55,22 @@ def sync(root: Path, store: Path, artifacts: Path) -> Summary:
     Makes the store and the experiment where they are absent. May run while jobs run, and twice at once: the second waits. A broken
     file costs itself and a warning. Raises `UserError` where there is no such experiment or the store cannot be used.
     """
+    make_store(store)
+    return _sync(root, _lock(store), str(store), _uri(store), artifacts.absolute().as_uri())
+
+
+def make_store(store: Path) -> None:
+    """An empty sqlite store, where there is none: whole or not at all, for MLflow makes it in many steps and refuses what a kill left.
+
+    Raises `UserError` where it cannot be made.
+    """
     store.parent.mkdir(parents=True, exist_ok=True)
-    return _sync(root, store.with_name(f"{store.name}.lock"), str(store), _uri(store), artifacts.absolute().as_uri())
+    with _locked(_lock(store)), _telling(str(store)):
+        from mlflow import MlflowClient
+
+        if not store.exists():
+            with replacing(store) as partial:
+                MlflowClient(tracking_uri=_uri(partial)).search_experiments()
 
 
 def sync_to_server(root: Path, address: str) -> Summary:
@@ -99,7 +114,7 @@ def ui_command(store: Path, artifacts: Path, port: int) -> list[str]:
     """The command that serves the runs on 127.0.0.1, MLflow's security middleware on. Raises `UserError` without a store's folder."""
     if not store.parent.is_dir():
         raise UserError(f"{store.parent}: no such folder, so there are no runs to show; run the workflow first")
-    _hush()
+    make_store(store)
     places = ["--backend-store-uri", _uri(store), "--artifacts-destination", artifacts.absolute().as_uri()]
     return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *places]
 
@@ -240,6 +255,11 @@ def _experiment(client: "MlflowClient", name: str, artifacts: str | None) -> str
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
+
+
+def _lock(store: Path) -> Path:
+    """Held by whoever makes the store or writes to it."""
+    return store.with_name(f"{store.name}.lock")
 
 
 def _uri(store: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -256,6 +257,19 @@ def test_a_sync_that_died_is_finished_by_the_next(place: Place, monkeypatch: pyt
     assert place.sync() == "0 runs new, 0 updated, 2 as they were, 0 superseded"
 
 
+def test_a_store_is_made_whole_or_not_at_all(place: Place) -> None:
+    write_round(place, symnet(), 510)
+    place.store.unlink()
+    make = f"from pathlib import Path; from symnet.tracking import make_store; make_store(Path({str(place.store)!r}))"
+    with subprocess.Popen([sys.executable, "-c", make]) as maker:
+        while not any(each.stat().st_size > 100_000 for each in place.store.parent.glob("*.partial")):  # its first tables are there
+            assert maker.poll() is None
+            time.sleep(0.002)
+        maker.kill()
+    assert not place.store.exists()
+    assert place.sync() == "2 runs new, 0 updated, 0 as they were, 0 superseded"
+
+
 def test_broken_files_cost_themselves_and_a_warning(place: Place) -> None:
     journal = write_journal(place, symnet())
     with open(journal.path, "ab") as file:
@@ -312,6 +326,7 @@ def test_names_that_mlflow_takes() -> None:
 
 
 def test_the_pages_are_served_on_loopback_only(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
     command = ui_command(tmp_path / "mlflow.db", tmp_path / "art", 5001)
     assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
     assert command[command.index("--host") + 1] == "127.0.0.1"

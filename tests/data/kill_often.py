@@ -1,4 +1,4 @@
-"""`python kill_often.py FOLDER NAME KILLS SPAN`: kill `obtain(NAME)` with SIGKILL, again and again, up to SPAN seconds after its start.
+"""`python kill_often.py FOLDER NAME KILLS`: kill `obtain(NAME)` with SIGKILL, again and again, at moments of the time that it takes.
 
 FOLDER holds the catalogue, some.tsv. After every kill the place is as an undisturbed run leaves it, or not there; after a run that ends,
 all but the archive's own lock is, byte by byte; then the data root is wiped. Forks, so that Python starts once. Prints the kills, those
@@ -51,11 +51,15 @@ def whole(root: Path) -> str:
 
 
 def main() -> None:
-    folder, name, wanted, span = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    folder, name, wanted = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     chance, root = random.Random(0), folder / "root"
     entry = load_catalogue(folder / "some.tsv")[name]
     run(name, folder, root)  # here, so that the children find all modules loaded
     place, everything = digest(root / entry.place), whole(root)
+    shutil.rmtree(root)
+    begun = time.monotonic()
+    os.waitpid(start(name, folder, root), 0)
+    span = time.monotonic() - begun
     shutil.rmtree(root)
     midway = ends = 0
     for turn in range(wanted):
