@@ -14,7 +14,7 @@ from symnet.model import SymNet
 from symnet.model.released import our_name, released_name
 
 ARRAYS = 1e-5  # largest difference over largest value; the released model ran in float32 as well
-GRADIENTS = 1e-4
+GRADIENTS = 1e-3  # a norm sums roundings, which differ between CPUs: 2e-5 on one, 1.04e-4 on another
 
 
 pytestmark = pytest.mark.xdist_group("parity")  # each model computed once
