@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from symnet.artifacts import read_json
-from symnet.bench import cases, linear, material, pieces, quick, report, table1, timing, twins
+from symnet.bench import cases, linear, material, pieces, quick, report, rows, table1, timing, twins
 from symnet.bench.material import ON_CPU, ON_GPU, QUICK, Disk, Material, Sizes
 from symnet.bench.timing import Case, alternate, largest_error, measure
 from symnet.cli import bench as command
 from symnet.errors import UserError
+from symnet.methods import METHODS
 from symnet.model import head
 
 CPU = torch.device("cpu")
@@ -51,6 +52,23 @@ def test_every_fast_path_equals_its_twin(made: Material, disk: Disk, number: int
     assert case.name == FIGURES[number]
     error, where = largest_error(case)
     assert error <= {"HDF5 cache read": 1e-3, "episode records read": 1e-3, "backbone, folded, bfloat16": 0.05}.get(case.name, 1e-5), where
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_tested_to_the_same_answers(made: Material, name: str) -> None:
+    case = rows.tested(made, name, 2)
+    error, where = largest_error(case)
+    assert error <= 5e-5, where
+    recorded = METHODS[name].records(made.settings)
+    assert (case.name, case.amount) == (f"{name} from {'records' if recorded else 'images' if name == 'ssp' else 'features'}, 2-shot", 2)
+    case.fast()
+    case.plain()
+
+
+def test_a_method_that_answers_otherwise_is_refused(made: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "predicted", slightly_more(rows.predicted))
+    with pytest.raises(UserError, match=r"hsnet from features, 1-shot: .* in lead by 1\.\de-03"):
+        measure(rows.tested(made, "hsnet", 1), 1, CPU)
 
 
 def slightly_more(way: Callable) -> Callable:
@@ -262,3 +280,16 @@ def test_the_command_prints_a_table_and_writes_a_json(
     printed = capsys.readouterr().out
     assert printed.count("needs a GPU") == 3
     assert all(name in printed for name in [*FIGURES, *found["table1"]["hours"]["fast"], found["device"], "1 CPU threads", "65 px"])
+
+
+def test_methods_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(material, "sizes_for", lambda device, quick: TINY)
+    monkeypatch.setattr(report, "METHODS", ["prototype", "pfenet"])
+    monkeypatch.setattr(timing, "BLOCK", 1e-9)
+    command.bench(quick=True, json=tmp_path / "bench.json", methods=True, device="cpu", threads=1)
+    found, _ = read_json(tmp_path / "bench.json", "bench")
+    wanted = [f"{what}, {k}-shot" for what in ("prototype from features", "pfenet from records") for k in (1, 5)]
+    assert [figure["name"] for figure in found["figures"]] == wanted
+    assert [line.partition("  ")[0] for line in capsys.readouterr().out.splitlines()[-4:]] == wanted
+    with pytest.raises(UserError, match="leave --methods out"):
+        command.bench(methods=True, plot=tmp_path / "plot.png", device="cpu", threads=1)

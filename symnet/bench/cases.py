@@ -132,7 +132,7 @@ def evaluation(material: Material, shots: int) -> Case:
             one = _one_of(batch, i)
             _, meta, ensemble = twins.losses(method.head, _plain_inputs(material, one, training=False), None)
             for logits in (meta, ensemble):
-                _count_plainly(logits, one.query_mask, on_device[i], wanted[i])
+                count_plainly(logits, one.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
     def compare() -> Pairs:
@@ -187,7 +187,7 @@ def recorded(material: Material, shots: int) -> Case:
         for i in range(few):
             one = _one_of(batch, i)
             for found in plain_logits(one):
-                _count_plainly(found, one.query_mask, on_device[i], wanted[i])
+                count_plainly(found, one.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
     def compare() -> Pairs:
@@ -197,7 +197,7 @@ def recorded(material: Material, shots: int) -> Case:
     return Case(f"evaluation from records, {shots}-shot", "episodes", many, fast, plain, compare, by_plain=few)
 
 
-def _count_plainly(logits: Tensor, query_mask: Tensor, mask: Tensor, wanted: int) -> None:
+def count_plainly(logits: Tensor, query_mask: Tensor, mask: Tensor, wanted: int) -> None:
     """One image's [1, 2, H, W], in all scorings, each brought to the host."""
     twins.confusion(logits, query_mask).cpu()
     for counts in twins.at_original(twins.resize(logits, query_mask.shape[-1])[0], mask, wanted).values():

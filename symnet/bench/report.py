@@ -14,11 +14,12 @@ import torch
 
 from symnet import __version__
 from symnet.artifacts import Provenance, digest, write_json
-from symnet.bench import cases, pieces, quick, table1
+from symnet.bench import cases, pieces, quick, rows, table1
 from symnet.bench.linear import costs
 from symnet.bench.material import Disk, Material, Sizes, written
 from symnet.bench.timing import Case, measure
 from symnet.errors import UserError
+from symnet.methods import METHODS
 from symnet.progress import progress
 from symnet.stages import module_hash
 
@@ -34,15 +35,25 @@ def bench(sizes: Sizes, device: torch.device, with_costs: bool = False) -> dict[
     """
     material = Material(sizes, device)
     with tempfile.TemporaryDirectory() as folder, written(material, Path(folder)) as disk:
-        makers = all_cases(material, disk)
-        try:
-            figures = [measure(make(), sizes.rounds, device) for make in progress(makers, len(makers), "bench, figures")]
-            left = [] if device.type == "cuda" else [make().name for make in gpu_cases(material)]
-        except torch.OutOfMemoryError:
-            raise UserError(f"bench: {machine(device)['device']}: not enough memory for {sizes.size} px; use --device cpu") from None
+        figures = _measured(all_cases(material, disk), sizes, device)
+        left = [] if device.type == "cuda" else [make().name for make in gpu_cases(material)]
     hours = {"assumed": table1.ASSUMED, "hours": projection(figures)}
     more = {"costs": costs(material)} if with_costs else {}
     return {**machine(device), "sizes": asdict(sizes), "figures": figures, "needs_gpu": left, "table1": hours, **more}
+
+
+def bench_methods(sizes: Sizes, device: torch.device) -> dict[str, Any]:
+    """Measure the test of every method, 1 and 5 shots: what `bench` returns, without the hours. Raises as it does."""
+    material = Material(sizes, device)
+    figures = _measured([partial(rows.tested, material, name, shots) for name in METHODS for shots in table1.SHOTS], sizes, device)
+    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "needs_gpu": []}
+
+
+def _measured(makers: list[Callable[[], Case]], sizes: Sizes, device: torch.device) -> list[dict[str, Any]]:
+    try:
+        return [measure(make(), sizes.rounds, device) for make in progress(makers, len(makers), "bench, figures")]
+    except torch.OutOfMemoryError:
+        raise UserError(f"bench: {machine(device)['device']}: not enough memory for {sizes.size} px; use --device cpu") from None
 
 
 def all_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
@@ -119,6 +130,8 @@ def text_of(found: dict[str, Any]) -> str:
             memory = "  ".join(f"{figure[side]['peak_memory'] / 2**30:>30.1f} GiB" for side in ("fast", "plain"))
             lines.append(f"{'  peak memory':32}{memory}")
     lines += [f"{name:32}{'needs a GPU':>34}" for name in found["needs_gpu"]]
+    if "table1" not in found:
+        return "\n".join(lines)
     lines += ["", f"Table 1 of the paper at these rates and sizes, hours: {table1.ASSUMED}"]
     hours = found["table1"]["hours"]
     for part in hours["fast"]:

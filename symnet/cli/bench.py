@@ -7,6 +7,7 @@ import typer
 
 from symnet.cli.app import START, Device, Threads, app
 from symnet.cli.jobs import use_device
+from symnet.errors import UserError
 
 
 @app.command(rich_help_panel=START)
@@ -14,6 +15,9 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller on a CPU (2 minutes), fewer rounds on a GPU.")] = False,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Only tell which operations dominate a training step.")] = False,
+    methods: Annotated[
+        bool, typer.Option("--methods", help="Time tests of every method instead, against the released codes' manner.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="File (.png, .svg, .pdf) for a plot of cost against episodes, images, shots.")] = None,
     device: Device = "auto",
     threads: Threads = 2,
@@ -25,7 +29,7 @@ def bench(
     from symnet.bench.linear import plot as draw
     from symnet.bench.material import sizes_for
     from symnet.bench.report import bench as measure
-    from symnet.bench.report import text_of, write
+    from symnet.bench.report import bench_methods, text_of, write
 
     used = use_device(device, threads)
     if profile:
@@ -34,7 +38,10 @@ def bench(
 
         print(profile_of(Material(sizes_for(used, quick), used)))
         return
-    found = measure(sizes_for(used, quick), used, with_costs=plot is not None)
+    if methods and plot is not None:
+        raise UserError("bench: --plot draws Sym-Net's cost; leave --methods out")
+    sizes = sizes_for(used, quick)
+    found = bench_methods(sizes, used) if methods else measure(sizes, used, with_costs=plot is not None)
     print(text_of(found))
     if plot is not None:
         draw(found["costs"], f"{found['device']}, {found['threads']} CPU threads", plot)
