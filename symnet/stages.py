@@ -3,10 +3,8 @@
 A job reruns when its slice of the settings, the code it runs, or an input changes; this table says what the slice is.
 """
 
-import ast
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +16,7 @@ from symnet.config import SECTIONS, Settings
 from symnet.errors import UserError, one_line
 from symnet.experiment import Experiment, validate
 from symnet.methods import METHODS
+from symnet.modules import codes, file_of
 from symnet.overrides import leaves, merge, read_overrides
 
 _LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd", "protocol.split")
@@ -81,7 +80,7 @@ _PLUMBING = {
         f"symnet.{name}"
         for name in (
             *("artifacts", "backbones", "cells", "config", "config_data", "config_methods", "costs", "errors", "experiment", "journal"),
-            *("lease", "methods", "overlays", "prefetch", "progress", "protocols", "sections", "stages", "surroundings"),
+            *("lease", "methods", "modules", "overlays", "prefetch", "progress", "protocols", "sections", "stages", "surroundings"),
             *("system", "watch"),
         )
     ),
@@ -183,7 +182,7 @@ def module_hash(name: str) -> str:
 
 def source_of(module: str) -> str:
     """`symnet/model/prior.py`, of a module that there is or was."""
-    path = _file(module)
+    path = file_of(module)
     return str(path.relative_to(Path(__file__).parent.parent)) if path else f"{module.replace('.', '/')}.py"
 
 
@@ -194,56 +193,4 @@ def _keys(stage: str, method: str | None) -> set[str]:
 
 @cache
 def _hash_modules(roots: tuple[str, ...]) -> dict[str, str]:
-    return {name: hashlib.sha256(_code(name).encode()).hexdigest() for name in sorted(_closure(roots))}
-
-
-def _closure(roots: Iterable[str]) -> set[str]:
-    """The modules of symnet reached by import statements from `roots`, plumbing left out."""
-    seen: set[str] = set()
-    waiting = list(roots)
-    while waiting:
-        name = waiting.pop()
-        if name not in seen and name not in _PLUMBING:
-            seen.add(name)
-            waiting += _imports(name)
-    return seen
-
-
-@cache
-def _imports(name: str) -> list[str]:
-    """The modules of symnet that a module imports."""
-    found: list[str] = []
-    for node in ast.walk(_parse(name)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] == "symnet"]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "symnet":
-            parts = [f"{node.module}.{alias.name}" for alias in node.names]
-            found += [node.module, *(part for part in parts if _file(part))]
-    return found
-
-
-@cache
-def _file(name: str) -> Path | None:
-    """Where a module of symnet lies; None where it is none. Not by importlib, which would import what is above it, and torch with that."""
-    stem = Path(__file__).parent.joinpath(*name.split(".")[1:])
-    return next((path for path in (stem / "__init__.py", stem.with_suffix(".py")) if path.is_file()), None)
-
-
-@cache
-def _parse(name: str) -> ast.Module:
-    path = _file(name)
-    if path is None:
-        raise ModuleNotFoundError(name)
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@cache
-def _code(name: str) -> str:
-    return ast.dump(_without_docstrings(_parse(name)))  # cached: stripping changes the tree, so once a module
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return tree
+    return codes(roots, _PLUMBING)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from symnet import stages
+from symnet import modules, stages
 from symnet.backbones import BACKBONES
 from symnet.config import SECTIONS, Settings
 from symnet.errors import UserError
@@ -192,23 +192,25 @@ def source(name: str) -> str:
 
 
 @pytest.fixture
-def hashes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Code hashes of all jobs, with the source of some modules replaced. What the others hold is read once, not once a test."""
-    known = {name: getattr(stages, name) for name in ("_parse", "_imports", "_code")}
+def hashes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Code hashes of all jobs, with the source of some modules replaced."""
+    text_of = modules._text
+    monkeypatch.setattr(modules, "MEMORY", tmp_path / "modules.json")  # what is made up here stays here
+
+    def clear() -> None:
+        stages._hash_modules.cache_clear()
+        modules._code.cache_clear()
 
     def compute(replaced: Mapping[str, str]) -> Hashes:
-        monkeypatch.setattr(stages, "_parse", lambda name: ast.parse(replaced[name]) if name in replaced else known["_parse"](name))
-        for each in ("_imports", "_code"):
-            cached = known[each]
-            monkeypatch.setattr(stages, each, lambda name, cached=cached: (cached.__wrapped__ if name in replaced else cached)(name))
-        stages._hash_modules.cache_clear()
+        monkeypatch.setattr(modules, "_text", lambda name: replaced[name] if name in replaced else text_of(name))
+        clear()
         return {job: code_hash(*job) for job in CODE_JOBS}
 
     yield compute
-    stages._hash_modules.cache_clear()
+    clear()
 
 
-def modules() -> list[str]:
+def names() -> list[str]:
     root = Path(stages.__file__).parent
     found = (path.relative_to(root.parent).with_suffix("") for path in sorted(root.rglob("*.py")))
     return [".".join(path.parts).removesuffix(".__init__") for path in found]
@@ -224,7 +226,7 @@ def reworded(text: str) -> str:
 
 
 def test_words_change_no_hash(hashes: Any) -> None:
-    texts = {name: reworded(source(name)) for name in modules()}
+    texts = {name: reworded(source(name)) for name in names()}
     assert all(texts[name] != source(name) for name in texts if source(name))
     assert hashes(texts) == hashes({})
 
@@ -232,6 +234,7 @@ def test_words_change_no_hash(hashes: Any) -> None:
 def test_the_hash_is_the_same_whichever_job_asks_first(hashes: Any) -> None:
     whole = hashes({})
     stages._hash_modules.cache_clear()
+    modules._code.cache_clear()
     assert {job: code_hash(*job) for job in reversed(CODE_JOBS)} == whole
 
 
