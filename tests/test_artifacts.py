@@ -94,6 +94,7 @@ def write_for_ever(path: Path) -> None:
                 file.flush()
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_kills_while_writing(tmp_path: Path) -> None:
     """SIGKILL at 50 random moments: under the final name there is always one whole content."""

@@ -248,6 +248,7 @@ def test_sizes() -> None:
     assert (ON_GPU.backbone, ON_GPU.size, ON_GPU.batch) == ("resnet50", 473, 8)
 
 
+@pytest.mark.whole
 def test_the_command_prints_a_table_and_writes_a_json(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

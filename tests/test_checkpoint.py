@@ -190,6 +190,7 @@ def save_for_ever(folder: Path, step: int) -> None:
         save(folder, step)
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_kills_while_saving(tmp_path: Path) -> None:
     """SIGKILL at 50 random moments: there is always a whole state, never older than one seen before, and the next save leaves two."""

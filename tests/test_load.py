@@ -29,6 +29,7 @@ def children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+@pytest.mark.whole
 def test_a_thousand_rounds_are_planned_and_told_at_once(tmp_path: Path) -> None:
     """2 data sets x 4 folds x 5 shots x 25 seeds."""
     project = Project(tmp_path)
@@ -121,6 +122,7 @@ def grown(work: Callable[[], object], times: int) -> int:
     return held[1] - held[0]
 
 
+@pytest.mark.whole
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """Of a run that tells of itself, however long, and of those who read what it told."""
     cells = CELLS[:4]

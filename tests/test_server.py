@@ -118,6 +118,7 @@ def place(tmp_path: Path, empty_store: Path, door: Door) -> Served:
     return Served(tmp_path, empty_store, door)
 
 
+@pytest.mark.whole
 def test_a_server_away_at_any_moment_of_a_sync_costs_nothing(place: Served) -> None:
     journal = write_journal(place, symnet(), end="")
     write_tables(place.root)
@@ -154,6 +155,7 @@ def sync(place: Served, *words: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.whole
 def test_a_server_of_the_environment_is_an_extra(place: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the workflow's last rule: the store beside the results is filled, whatever the server does."""
     write_journal(place, symnet())
@@ -171,6 +173,7 @@ def test_a_server_of_the_environment_is_an_extra(place: Served, monkeypatch: pyt
     assert "warning: server: databricks: not the address of a tracking server" in sync(place)[1]
 
 
+@pytest.mark.whole
 def test_a_run_is_followed_over_an_absence_of_the_server(place: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two syncs: a step more; the server away; a step more; the server back; the end."""
     journal = write_journal(place, symnet(), steps=1, end="")
@@ -194,6 +197,7 @@ def test_a_run_is_followed_over_an_absence_of_the_server(place: Served, monkeypa
     assert place.history(run, "loss") == [(step, 1 / step) for step in range(1, 6)]
 
 
+@pytest.mark.whole
 def test_the_pages_refuse_another_host_s_name(server: int) -> None:
     """MLflow's security middleware is on: a page of elsewhere cannot make a browser read the runs."""
 
@@ -220,6 +224,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(tmp_path: Path) -
     check_address("https://mlflow.lab:8443/base")
 
 
+@pytest.mark.whole
 def test_a_run_resumed_elsewhere_is_the_same_run(place: Served) -> None:
     journal = write_journal(place, symnet(), end="")
     place.serve()

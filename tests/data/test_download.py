@@ -427,6 +427,7 @@ def killed(tmp_path: Path, name: str) -> None:
     assert ends >= 3
 
 
+@pytest.mark.whole
 def test_killed_while_downloading(site: Site, tmp_path: Path) -> None:
     site.always = right(slow=0.002)
     write_catalogue(tmp_path / "some.tsv", entry_of(site))
@@ -434,6 +435,7 @@ def test_killed_while_downloading(site: Site, tmp_path: Path) -> None:
     assert sum(asked is not None for asked in site.ranges) >= 10  # most runs went on where another was killed
 
 
+@pytest.mark.whole
 def test_killed_while_unpacking(site: Site, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tgz", "w:gz") as tar:
         (tmp_path / "member").write_bytes(CONTENT[:3000])

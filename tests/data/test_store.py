@@ -386,6 +386,7 @@ def _slow(root: Path) -> None:
     make_store(voc_settings(), root, root / "lists", root / "store.json", 1, PROVENANCE)
 
 
+@pytest.mark.whole
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(voc_set: Path) -> None:
     make(voc_set, voc_settings())
     whole = files(voc_set)

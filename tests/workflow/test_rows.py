@@ -43,6 +43,7 @@ def test_a_row_is_trained_alone_and_stands_in_its_table(own: Project) -> None:
     assert "method=symnet" not in own.told
 
 
+@pytest.mark.whole
 def test_the_shipped_ablations_are_planned_from_one_file(own: Project) -> None:
     """Files that extend others, with the words of the README; base learners and features once a fold."""
     for name, rows, parts in (("demo_ablations", 15, 4), ("mini_ablations", 6, 3), ("ablations", 15, 4)):

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("set=train.lr=0.01", {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}),
+        pytest.param("set=train.lr=0.01", {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}, marks=pytest.mark.whole),
         ("set=datasets.shapes.folds.1.train.lr=0.01", {"train_method": 1, "evaluate_method": 1, "make_gallery": 1, **REPORT}),
         ("set=seeds=[7,8] train.steps=3 model.prior=spm", {}),  # as they are, said again
-        ("set=methods=[prototype]", {"make_gallery": 2, **REPORT}),
+        pytest.param("set=methods=[prototype]", {"make_gallery": 2, **REPORT}, marks=pytest.mark.whole),
         (
             "set=protocol.episodes=5 train.lr=1e-2",
             {"make_episodes": 2, "make_records": 4, "train_method": 2, "evaluate_method": 4, "make_gallery": 2, **REPORT},

@@ -129,11 +129,11 @@ def test_an_image_is_counted(project: Project) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"seeds": [7, 8, 9]}, "  seeds: was 7,8, now 7,8,9"),
+        pytest.param({"seeds": [7, 8, 9]}, "  seeds: was 7,8, now 7,8,9", marks=pytest.mark.whole),
         (edited(features={"records": False}), "is no longer read"),
         (edited(protocol={"selection": "test_best"}), "input shapes/lists/fold1/test.csv: was not read before"),
-        (edited(store={"images": True}), None),
-        (edited(protocol={"episodes": 5}), "  protocol.episodes: was 4, now 5"),
+        pytest.param(edited(store={"images": True}), None, marks=pytest.mark.whole),
+        pytest.param(edited(protocol={"episodes": 5}), "  protocol.episodes: was 4, now 5", marks=pytest.mark.whole),
     ],
 )
 def test_what_else_reruns(project: Project, settings: dict, told: str | None) -> None:
