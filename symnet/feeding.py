@@ -11,10 +11,12 @@ import torch
 from symnet.backbones.unasked import Unasked
 from symnet.base_learner import BaseLearner
 from symnet.config import Settings
-from symnet.data.readers import Split
+from symnet.data.readers import Split, open_reader
 from symnet.data.stored import Store
+from symnet.features import keeps_maps
+from symnet.image_sources import DeviceImageSource, ImageSource, ViewSource
 from symnet.methods import METHODS
-from symnet.sources import DeviceImageSource, ImageSource, Source, ViewSource, open_source
+from symnet.sources import CacheSource, Source
 
 
 def feed(
@@ -34,3 +36,20 @@ def feed(
     images = open_source(settings, data_root, split, None, unasked, device, store)
     assert isinstance(images, (ImageSource, DeviceImageSource))
     return (images if features is None else ViewSource(features, images)).only((0,))
+
+
+def open_source(
+    settings: Settings,
+    data_root: Path,
+    split: Split,
+    features: Path | None,
+    base: BaseLearner,
+    device: torch.device,
+    store: Store | None = None,
+) -> Source:
+    """The cache where there is one, else the images, from their store where there is one."""
+    if features is not None and keeps_maps(features):
+        return CacheSource(features, device)
+    source: type[ImageSource | DeviceImageSource] = ImageSource if device.type == "cpu" else DeviceImageSource
+    images = source(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
+    return images if features is None else ViewSource(features, images)

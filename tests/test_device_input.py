@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from symnet import sources
+from symnet import feeding
 from symnet.arrange import requests_of
 from symnet.artifacts import file_digest
 from symnet.base_batches import device_batches, host_batches
@@ -15,8 +15,8 @@ from symnet.base_learner import load_base
 from symnet.data.episodes import TrainingEpisodes, make_manifest
 from symnet.data.folds import read_fold_list
 from symnet.data.readers import open_reader
+from symnet.image_sources import DeviceImageSource, ImageSource
 from symnet.journal import read_journal
-from symnet.sources import DeviceImageSource, ImageSource
 from tests.bench import CPU, Bench
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
@@ -46,7 +46,7 @@ def test_both_sources_give_the_same(bench: Bench, split: str) -> None:
 def test_what_the_source_is_depends_on_the_device(bench: Bench) -> None:
     base = load_base(bench.inputs.base)
     settings = bench.settings("train", "symnet")
-    kinds = [type(sources.open_source(settings, bench.root, "train", None, base, torch.device(name))) for name in ("cpu", "meta")]
+    kinds = [type(feeding.open_source(settings, bench.root, "train", None, base, torch.device(name))) for name in ("cpu", "meta")]
     assert kinds == [ImageSource, DeviceImageSource]
 
 
@@ -70,7 +70,7 @@ def test_training_from_images_of_the_device(bench: Bench, tmp_path: Path, monkey
     """The whole loop with the source that a GPU gets: the plain one's losses, and the same bytes at every run."""
     inputs, settings = replace(bench.inputs, features=None), {"steps": 3, "batch_size": 4, "accumulate": accumulate, "selection": "last"}
     plain = bench.train(tmp_path / "plain.safetensors", inputs, **settings)
-    monkeypatch.setattr(sources, "ImageSource", DeviceImageSource)
+    monkeypatch.setattr(feeding, "ImageSource", DeviceImageSource)
     first, again = (bench.train(tmp_path / f"{name}.safetensors", inputs, **settings) for name in ("first", "again"))
     assert file_digest(first) == file_digest(again)
     metrics = [read_journal(out.with_suffix(".jsonl"))[-1].metrics for out in (plain, first)]

@@ -26,10 +26,12 @@ from symnet.data.transforms import augment
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.features import FIXED, FeatureCache, make_features, make_view
+from symnet.feeding import open_source
+from symnet.image_sources import DeviceImageSource, ImageSource, ViewSource
 from symnet.model.base import PSPHead
 from symnet.overlays import PICTURES
 from symnet.rates import Advisor, Rates, measure
-from symnet.sources import CacheSource, DeviceImageSource, ImageSource, Request, ViewSource, open_source
+from symnet.sources import CacheSource, Request
 from symnet.stages import restrict, slice_settings
 from symnet.system import device_name
 from tests.bench import CPU, Bench

@@ -15,10 +15,11 @@ from symnet.bench.material import Material, Sizes
 from symnet.config import Settings
 from symnet.errors import UserError
 from symnet.forward_backward import Captured, ForwardBackward, Step
+from symnet.image_sources import Images
 from symnet.methods.symnet import SymNetMethod
 from symnet.model.divisors import Divisors
 from symnet.precision import answering
-from symnet.sources import Columns, _Images
+from symnet.sources import Columns
 from symnet.step_modes import Chosen, Way, choose
 from symnet.trainer import Trainer
 
@@ -100,7 +101,7 @@ def test_what_is_asked_for_is_not_measured() -> None:
 # --- the step
 
 
-class Given(_Images):
+class Given(Images):
     """A source whose images are at hand."""
 
     def __init__(self, base: BaseLearner, side: int, device: torch.device) -> None:

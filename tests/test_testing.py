@@ -15,10 +15,11 @@ from symnet.data.folds import read_fold_list
 from symnet.data.readers import Reader, open_reader
 from symnet.episode_counts import counts_of
 from symnet.errors import UserError
+from symnet.image_sources import ImageSource
 from symnet.methods import method_class
 from symnet.model.resize import resize
 from symnet.order import images_of
-from symnet.sources import CacheSource, ImageSource, Remembered, Source
+from symnet.sources import CacheSource, Remembered, Source
 from symnet.validation import Validation
 from tests.bench import CPU, Bench
 

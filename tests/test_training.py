@@ -20,10 +20,11 @@ from symnet.data.episodes import TrainingEpisodes, make_manifest
 from symnet.data.folds import FoldList, read_fold_list
 from symnet.data.readers import open_reader
 from symnet.errors import UserError
+from symnet.image_sources import ImageSource
 from symnet.journal import read_journal
 from symnet.lease import Lost, hold
 from symnet.runtime import StopSignal
-from symnet.sources import CacheSource, Columns, Features, ImageSource
+from symnet.sources import CacheSource, Columns, Features
 from symnet.stages import slice_settings
 from symnet.steps import divide
 from symnet.validation import Validation
