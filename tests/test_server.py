@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from symnet import cli
-from symnet.cli import results as command
+from symnet.cli import track as command
 from symnet.errors import UserError
 from symnet.journal import Journal
 from symnet.tracking import check_address, sync_to_server, ui_command

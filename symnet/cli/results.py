@@ -1,18 +1,15 @@
 """Commands that show what came out."""
 
 import json
-import os
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from symnet.artifacts import Provenance, digest, file_digest, write_json
+from symnet.artifacts import Provenance, digest
 from symnet.cells import Cell
 from symnet.cli.app import (
     RESULTS,
-    START,
     Backbone,
     Config,
     Dataset,
@@ -22,15 +19,13 @@ from symnet.cli.app import (
     FoldLists,
     Out,
     Results,
-    Set,
     Shot,
     Store,
     Threads,
     app,
-    track,
 )
 from symnet.cli.jobs import data_root, preview, store_of, use_device
-from symnet.errors import EXIT_FOUND, UserError
+from symnet.errors import UserError
 from symnet.made import Note, keep, place, sums
 from symnet.methods import METHODS
 from symnet.stages import code_hash, code_of, read_resolved
@@ -177,123 +172,3 @@ def expected_of(config: Path) -> dict[str, Any]:
     if config.suffix == ".json":
         return read_resolved(config)
     return json.loads(json.dumps(Plan(read_plain(config), str(config), write=False).expected()))
-
-
-@app.command(rich_help_panel=RESULTS)
-def show(results: Results) -> None:
-    """Print the main table, where the files are, and how to open the runs.
-
-    Example: symnet show --results results/demo
-    """
-    from symnet.report.tables import format_table
-
-    print(format_table(results / "tables" / "main.csv"))
-    print(
-        f"\ntables   {results / 'tables'}\nmetrics  {results}\nruns     {results.parent / 'mlflow.db'}: make ui, then http://127.0.0.1:5000"
-    )
-
-
-@app.command(rich_help_panel=RESULTS)
-def status(
-    results: Results,
-    state: Annotated[str | None, typer.Option(help="Only cells of these states, joined by commas: failed,died.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, for programs.")] = False,
-) -> None:
-    """Print where every cell stands: waiting, training (how far, how fast), tested, failed and why. May be asked at any time.
-
-    Example: symnet status --results results/demo --state failed,died
-    """
-    from symnet.status import STATES, in_text, standings
-
-    wanted = tuple(state.split(",")) if state else STATES
-    if unknown := sorted(set(wanted) - set(STATES)):
-        raise UserError(f"--state: found '{unknown[0]}', allowed: {', '.join(STATES)}")
-    found = [one for one in standings(results) if one.state in wanted]
-    print(json.dumps([one.as_dict() for one in found], indent=1) if as_json else in_text(found))
-
-
-@app.command(rich_help_panel=RESULTS)
-def why(
-    target: Annotated[list[str], typer.Argument(help="A file of the experiment, or a cell: dataset fold row shot, and perhaps a seed.")],
-    config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("config/config.yaml"),
-    preset: Annotated[str | None, typer.Option(help="One of its presets, where the workflow was given one.")] = None,
-    set_: Set = None,
-) -> None:
-    """Tell why a file is out of date, or missing: which setting, input or code is not what it was made from, and how it hangs together.
-
-    Example: symnet why --config config/demo.yaml shapes 0 symnet 1
-    """
-    from symnet.experiment import read_plain
-    from symnet.plan import Plan
-    from symnet.why import whys
-
-    plan = Plan(read_plain(config) | ({"preset": preset} if preset else {}) | ({"set": set_} if set_ else {}), str(config), write=False)
-    with whys(plan) as found:
-        print("\n".join(found.explain(*found.job(target))))
-
-
-@app.command(rich_help_panel=START)
-def doctor(
-    config: Annotated[Path, typer.Option(help="Experiment file (YAML).")] = Path("config/config.yaml"),
-    results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
-) -> None:
-    """Look at what a run stands on: packages, GPU, SLURM, data, disks, locks, unfinished files, MLflow. Exit code 1 where something is bad.
-
-    Example: symnet doctor --config config/pascal_mini.yaml
-    """
-    from symnet.doctor import BAD, examine, in_text
-
-    findings = list(examine(config, results))
-    print(in_text(findings))
-    raise typer.Exit(EXIT_FOUND if any(one.mark == BAD for one in findings) else 0)
-
-
-@track.command("sync")
-def track_sync(
-    results: Results,
-    out: Annotated[Path | None, typer.Option(help="Summary to write (JSON).")] = None,
-    store: Annotated[Path | None, typer.Option(help="MLflow's database; left out: mlflow.db beside the experiment's folder.")] = None,
-    uri: Annotated[
-        str | None, typer.Option(help="Address of a tracking server to fill as well; left out: $MLFLOW_TRACKING_URI, if that is one.")
-    ] = None,
-    follow: Annotated[float | None, typer.Option(min=1, help="Do it again every so many seconds, until interrupted.")] = None,
-) -> None:
-    """Bring journals, metrics and tables into MLflow. May be run at any time, also while jobs run; twice changes nothing.
-
-    A server is an extra. One that the environment names and that cannot be used costs a warning, as does any while following: the
-    next sync brings what it lacks. No job ever waits for it.
-
-    Example: symnet track sync --results results/demo --uri https://mlflow.lab --follow 60
-    """
-    from symnet.tracking import sync, sync_to_server
-
-    while True:
-        print(sync(results, store or results.parent / "mlflow.db", results.parent / "mlartifacts"), flush=True)
-        if address := uri or os.environ.get("MLFLOW_TRACKING_URI"):
-            try:
-                print(f"server: {sync_to_server(results, address)}", flush=True)
-            except UserError as error:
-                if uri and not follow:
-                    raise
-                print(f"warning: server: {error}", flush=True)
-        if not follow:
-            break
-        time.sleep(follow)
-    if out is not None:
-        tables = {path.name: file_digest(path) for path in sorted((results / "tables").glob("*")) if path.is_file()}
-        write_json(out, {"tables": tables}, Provenance(stage="track", code=code_hash("track")))
-        keep(out, "track", Note(code=code_of("track")))
-
-
-@track.command("ui")
-def track_ui(results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"), port: int = 5000) -> None:
-    """Open the runs in MLflow's own pages on 127.0.0.1, and print where those of each experiment are.
-
-    Example: symnet track ui --port 5000
-    """
-    from symnet.tracking import pages, ui_command
-
-    command = ui_command(results / "mlflow.db", results / "mlartifacts", port)
-    for name, page in pages(results / "mlflow.db").items():
-        print(f"{name}: http://127.0.0.1:{port}/{page}", flush=True)
-    os.execvp(command[0], command)
