@@ -39,6 +39,7 @@ clean:
 # pip, not uv: it finds a torch wheel for CPUs where one is configured.
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,web]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,web]'
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true # byte code, by all cores, where pip would use one
 	touch $@

@@ -1,6 +1,6 @@
 """The code of symnet's modules: what each holds, without comments and docstrings, and which others it imports.
 
-To parse them all takes a second, and every job and command asks. What was found of a text is therefore remembered beside the byte code,
+To parse them all takes a second, and every job asks. In a folder where Snakemake works, what was found of a text is therefore remembered,
 under the text's sha256: another text, or another version of this file or of Python, is read anew.
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from symnet.artifacts import write_text
 
 FOLDER = Path(__file__).parent
-MEMORY = FOLDER / "__pycache__" / f"modules.{sys.implementation.cache_tag}.json"
+MEMORY = Path(".snakemake", f"symnet-modules.{sys.implementation.cache_tag}.json")
 
 
 class Code(NamedTuple):
@@ -91,8 +91,8 @@ def _memory() -> dict[str, Code]:
 
 
 def _remember() -> None:
-    """Of the modules that there are now; as byte code, only where that may be written."""
-    if sys.dont_write_bytecode:
+    """Of the modules that there are now, if Snakemake has made its folder, and it may be written."""
+    if not MEMORY.parent.is_dir():
         return
     present = {_sha256(path.read_text(encoding="utf-8")) for path in FOLDER.rglob("*.py")}
     with suppress(OSError):

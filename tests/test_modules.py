@@ -44,8 +44,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.setattr(modules, "FOLDER", tmp_path)
-    monkeypatch.setattr(modules, "MEMORY", tmp_path / "__pycache__" / "modules.json")
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(modules, "MEMORY", tmp_path / ".snakemake" / "modules.json")
+    modules.MEMORY.parent.mkdir()
     forget()
     yield tmp_path
     forget()
@@ -104,14 +104,18 @@ def test_a_memory_that_cannot_be_used_is_made_again(package: Path, damage: str) 
     assert modules.MEMORY.read_text() == whole
 
 
-@pytest.mark.parametrize("why", ["no byte code is written", "not a folder"])
-def test_where_nothing_may_be_written_nothing_is(package: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    if why == "not a folder":
-        (package / "__pycache__").write_text("")
-    else:
-        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+def test_outside_of_a_workflow_s_folder_nothing_is_written(package: Path) -> None:
+    modules.MEMORY.parent.rmdir()
+    before = set(package.rglob("*"))
     assert modules.codes(["symnet.one"]) == digests(package, "one", "two")
-    assert not modules.MEMORY.exists()
+    assert set(package.rglob("*")) == before
+
+
+def test_what_cannot_be_written_is_not_missed(package: Path) -> None:
+    modules.MEMORY.mkdir()  # in its place
+    assert modules.codes(["symnet.one"]) == digests(package, "one", "two")
+    forget()
+    assert modules.codes(["symnet.one"]) == digests(package, "one", "two")
 
 
 def test_reading_all_of_symnet_imports_none_of_it() -> None:
