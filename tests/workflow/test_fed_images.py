@@ -30,6 +30,7 @@ def test_it_is_added_to_a_finished_benchmark(own: Project) -> None:
     assert list((cell / "overlays").glob("*.png"))
 
 
+@pytest.mark.whole
 def test_alone_it_asks_for_no_cache_of_test_images(own: Project) -> None:
     own.configure(with_methods("ssp") | {"experiment": "alone"})
     planned = own.planned()

@@ -82,6 +82,7 @@ def test_the_learning_rate_reruns_training_and_on(project: Project) -> None:
     assert project.planned() == {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}
 
 
+@pytest.mark.whole
 def test_selection_on_the_test_fold_reads_that_fold_s_test_files(project: Project) -> None:
     project.configure(edited(protocol={"selection": "test_best"}))
     assert project.planned() == {"train_method": 2, "evaluate_method": 4, "make_gallery": 2, **REPORT}
@@ -92,6 +93,7 @@ def test_selection_on_the_test_fold_reads_that_fold_s_test_files(project: Projec
     ]
 
 
+@pytest.mark.whole
 def test_an_image_store_is_made_and_reruns_nothing(project: Project) -> None:
     project.configure(edited(store={"images": True}))
     assert project.planned() == {"make_store": 1}
@@ -105,6 +107,7 @@ def test_more_episodes_rerun_evaluation(project: Project) -> None:
     assert project.planned() == {"make_episodes": 2, "make_records": 4, "evaluate_method": 4, "make_gallery": 2, **REPORT}
 
 
+@pytest.mark.whole
 def test_other_episodes_are_shown_without_testing_any(project: Project) -> None:
     project.configure(edited(gallery={"episodes": {1: [2, 3]}}))
     assert project.planned() == {"make_gallery": 1, "make_figures": 1}

@@ -54,6 +54,7 @@ def test_the_shipped_ablations_are_planned_from_one_file(own: Project) -> None:
         assert planned["make_records"] == 4 * parts, name
 
 
+@pytest.mark.whole
 def test_all_methods_are_planned_from_one_file(own: Project) -> None:
     trained = sum(entry.trained for entry in METHODS.values())
     for name, cells in (("demo_methods", 4), ("mini_methods", 4), ("methods", 2 * 4 * 2)):  # of a row: data sets, folds, shots

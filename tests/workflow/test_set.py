@@ -29,6 +29,7 @@ def test_what_is_set_reruns_what_it_touches(project: Project, given: str, expect
     assert project.planned() == {}  # without it, the results are those of the file
 
 
+@pytest.mark.whole
 def test_a_wrong_setting_is_one_line_and_makes_nothing(project: Project) -> None:
     before = {path: path.stat().st_mtime_ns for path in project.results.rglob("*")}
     for given, told in (
@@ -42,6 +43,7 @@ def test_a_wrong_setting_is_one_line_and_makes_nothing(project: Project) -> None
     assert {path: path.stat().st_mtime_ns for path in project.results.rglob("*")} == before
 
 
+@pytest.mark.whole
 def test_what_is_set_reaches_the_job_and_is_remembered(own: Project) -> None:
     cell = "results/tiny/shapes/efficientnet_lite0/fold0/symnet/shot1"
     given = ("--config", "set=train.lr=1.25e-2 train.steps=2")

@@ -87,6 +87,7 @@ def test_a_setting_is_named_with_both_values(project: Project) -> None:
     assert why(project, "results/tiny/shapes/embeddings.csv") == ["shapes/embeddings.csv: up to date"]
 
 
+@pytest.mark.whole
 def test_the_first_cause_is_found_up_the_flow(project: Project) -> None:
     project.configure(edited(folds={1: {"base": {"lr": 0.001}}}))
     agreed(project)
@@ -106,6 +107,7 @@ def test_code_is_named_by_its_file(project: Project) -> None:
     assert "  code of symnet/model/prior.py changed" in why(project, f"{CELL}/model.safetensors")
 
 
+@pytest.mark.whole
 def test_code_of_a_stage_whose_outputs_carry_none(project: Project) -> None:
     path = project.folder / "symnet" / "data" / "episodes.py"
     path.write_text(path.read_text() + "\nEDITED = True\n")
@@ -116,6 +118,7 @@ def test_code_of_a_stage_whose_outputs_carry_none(project: Project) -> None:
     assert agreed(project) == {"make_tables": 1, "make_costs": 1, "make_figures": 1, "sync_tracking": 1}
 
 
+@pytest.mark.whole
 def test_an_image_is_counted(project: Project) -> None:
     with project.inverted_image() as lists:
         before = [path.read_bytes() for path in lists]
@@ -129,13 +132,14 @@ def test_an_image_is_counted(project: Project) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        pytest.param({"seeds": [7, 8, 9]}, "  seeds: was 7,8, now 7,8,9", marks=pytest.mark.whole),
+        ({"seeds": [7, 8, 9]}, "  seeds: was 7,8, now 7,8,9"),
         (edited(features={"records": False}), "is no longer read"),
         (edited(protocol={"selection": "test_best"}), "input shapes/lists/fold1/test.csv: was not read before"),
-        pytest.param(edited(store={"images": True}), None, marks=pytest.mark.whole),
-        pytest.param(edited(protocol={"episodes": 5}), "  protocol.episodes: was 4, now 5", marks=pytest.mark.whole),
+        (edited(store={"images": True}), None),
+        (edited(protocol={"episodes": 5}), "  protocol.episodes: was 4, now 5"),
     ],
 )
+@pytest.mark.whole
 def test_what_else_reruns(project: Project, settings: dict, told: str | None) -> None:
     project.configure({**TINY, **settings})
     agreed(project)
@@ -143,6 +147,7 @@ def test_what_else_reruns(project: Project, settings: dict, told: str | None) ->
     assert lines[0].endswith(": up to date") if told is None else any(told in line for line in lines)
 
 
+@pytest.mark.whole
 def test_what_is_missing_and_what_is_gone(project: Project) -> None:
     model = project.folder / CELL / "model.safetensors"
     note, aside = project.results / "made" / CELL.removeprefix("results/tiny/") / "train.json", model.with_suffix(".aside")
@@ -163,6 +168,7 @@ def test_what_is_missing_and_what_is_gone(project: Project) -> None:
     assert len(told) < 12
 
 
+@pytest.mark.whole
 def test_what_is_not_of_the_experiment_is_refused(project: Project) -> None:
     for words in (["none.json"], ["shapes", "1", "nothing", "1"], ["shapes", "x"]):
         done = subprocess.run(
