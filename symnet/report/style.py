@@ -17,6 +17,7 @@ from symnet.artifacts import replacing
 
 # Okabe and Ito's: blue, vermilion, green, purple, orange, sky blue, black
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":")  # of lines, where there are more than colours
 COLUMN, PAGE, TALL = 3.4, 7.0, 9.0  # inches, of a paper's column, and of its page what is printed on: width, height
 
 _STYLE: dict[Any, Any] = {

@@ -66,6 +66,33 @@ def test_bars_are_the_table_s_numbers(root: Path) -> None:
     assert [bar.get_height() for bar in axes.containers[1].patches] == [21, 31, 26, 36]
 
 
+def test_many_rows_are_a_map_of_numbers() -> None:
+    """Eight, of three classes in two folds; one class was left out for all."""
+    lines = [
+        {"dataset": "d", "shot": 1, "scoring": "padded", "method": f"m{m}", "class": name, "fold": fold, "iou": iou, "std": 0.0}
+        for m in range(8)
+        for name, fold, iou in (("a", 0, 10.0 + m), ("b", 0, float("nan")), ("c", 1, 20.0 + m))
+    ]
+    axes = class_bars(pd.DataFrame(lines), "d", 1, "padded").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"m{m}" for m in reversed(range(8))]  # the best first
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c"]
+    assert [text.get_text() for text in axes.texts] == [f"{v + m}" for m in reversed(range(8)) for v in (10, 20)]
+    np.testing.assert_array_equal(axes.images[0].get_array()[0].filled(-1), [17, -1, 27])
+    assert [line.get_xdata()[0] for line in axes.lines] == [1.5]  # between the folds
+
+
+def test_no_two_lines_look_alike() -> None:
+    runs = {f"m{m}": [Run("a", 0.0, metrics={"loss": {1: (2.0, 0.0), 2: (1.0 + m, 0.0)}})] for m in range(20)}
+    runs["m3"][0].metrics["base_val.miou"] = {1: (2.0, 0.0), 2: (3.0, 0.0)}
+    figure = training_curves(runs)
+    looks = [(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines]
+    assert len(set(looks)) == 20
+    assert [(line.get_color(), line.get_linestyle()) for line in figure.axes[1].lines] == [looks[3]]  # the same in every panel
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(runs)
+    assert [(line.get_color(), line.get_linestyle()) for line in legend.get_lines()] == looks
+
+
 def test_an_ablation_stands_beside_the_print(root: Path) -> None:
     table = pd.DataFrame(
         {
