@@ -60,7 +60,7 @@ def test_every_method_is_tested_to_the_same_answers(made: Material, name: str) -
     error, where = largest_error(case)
     assert error <= 5e-5, where
     recorded = METHODS[name].records(made.settings)
-    assert (case.name, case.amount) == (f"{name} from {'records' if recorded else 'images' if name == 'ssp' else 'features'}, 2-shot", 2)
+    assert (case.name, case.amount) == (f"{name} from {'records' if recorded else 'features'}, 2-shot", 2)
     case.fast()
     case.plain()
 

@@ -1,8 +1,8 @@
 """What is timed of the methods: a test from what lies at hand in one, against the manner of the released codes.
 
-At hand are the episodes' records where the method reads them, else its images' features. The twin takes an episode at a time, from its
-images on, in float32, and brings each count to the host. The trained part is the same in both: how its own parts do against twins of
-theirs is timed of Sym-Net alone (`cases`, `pieces`).
+At hand are the episodes' records where the method reads them, else what it keeps of images, by a network of its own as well (ssp). The
+twin takes an episode at a time, from its images on, in float32, and brings each count to the host. The trained part is the same in both:
+how its own parts do against twins of theirs is timed of Sym-Net alone (`cases`, `pieces`).
 """
 
 from dataclasses import replace
@@ -73,7 +73,7 @@ def tested(material: Material, name: str, shots: int) -> Case:
         each = [[lead_of(logits) for logits in method.predict(network, one_of(i)).values()] for i in range(count)]
         return [({"lead": lead()[0]}, {"lead": torch.cat([torch.stack(of_one, 1) for of_one in each])})]
 
-    at_hand = "records" if recorded else "images" if entry.images else "features"
+    at_hand = "records" if recorded else "features"
     return Case(f"{name} from {at_hand}, {shots}-shot", "episodes", count, fast, plain, compare)
 
 
