@@ -29,27 +29,13 @@ def feed(
     device: torch.device,
     store: Store | None = None,
 ) -> Source:
-    """The source of a method's features; arguments as of `open_source`."""
-    if not METHODS[method].images:
-        return open_source(settings, data_root, split, features, base, device, store)
-    unasked = replace(base, backbone=Unasked(base.backbone.stride))
-    images = open_source(settings, data_root, split, None, unasked, device, store)
-    assert isinstance(images, (ImageSource, DeviceImageSource))
-    return (images if features is None else ViewSource(features, images)).only((0,))
-
-
-def open_source(
-    settings: Settings,
-    data_root: Path,
-    split: Split,
-    features: Path | None,
-    base: BaseLearner,
-    device: torch.device,
-    store: Store | None = None,
-) -> Source:
-    """The cache where there is one, else the images, from their store where there is one."""
-    if features is not None and keeps_maps(features):
+    """The source of a method's features: the cache where there is one, else the images, from their store where there is one."""
+    of_images = METHODS[method].images
+    if not of_images and features is not None and keeps_maps(features):
         return CacheSource(features, device)
+    if of_images:
+        base = replace(base, backbone=Unasked(base.backbone.stride))
     source: type[ImageSource | DeviceImageSource] = ImageSource if device.type == "cpu" else DeviceImageSource
     images = source(settings, open_reader(settings.data, settings.protocol, data_root, store=store), split, base, device)
-    return images if features is None else ViewSource(features, images)
+    found = images if features is None else ViewSource(features, images)
+    return found.only((0,)) if of_images else found

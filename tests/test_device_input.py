@@ -46,7 +46,7 @@ def test_both_sources_give_the_same(bench: Bench, split: str) -> None:
 def test_what_the_source_is_depends_on_the_device(bench: Bench) -> None:
     base = load_base(bench.inputs.base)
     settings = bench.settings("train", "symnet")
-    kinds = [type(feeding.open_source(settings, bench.root, "train", None, base, torch.device(name))) for name in ("cpu", "meta")]
+    kinds = [type(feeding.feed("symnet", settings, bench.root, "train", None, base, torch.device(name))) for name in ("cpu", "meta")]
     assert kinds == [ImageSource, DeviceImageSource]
 
 

@@ -26,7 +26,7 @@ from symnet.data.transforms import augment
 from symnet.embeddings import read_embeddings
 from symnet.errors import UserError
 from symnet.features import FIXED, FeatureCache, make_features, make_view
-from symnet.feeding import open_source
+from symnet.feeding import feed
 from symnet.image_sources import DeviceImageSource, ImageSource, ViewSource
 from symnet.model.base import PSPHead
 from symnet.overlays import PICTURES
@@ -388,7 +388,7 @@ def test_views_that_are_not_kept_are_the_views_of_the_cache(
     assert size < 0.1 * sum(path.stat().st_size for path in bench.root.glob("features_train-*/*.h5"))
 
     base, settings = load_base(bench.inputs.base).to(CPU), bench.settings("train", "symnet")
-    opened = open_source(settings, bench.root, "train", out, base, CPU)
+    opened = feed("symnet", settings, bench.root, "train", out, base, CPU)
     assert isinstance(opened, ViewSource)
     reader = open_reader(settings.data, settings.protocol, bench.root)
     source, cache = ViewSource(out, kind(settings, reader, "train", base, CPU)), CacheSource(bench.inputs.features, CPU)
@@ -406,7 +406,7 @@ def test_views_that_are_not_kept_are_the_views_of_the_cache(
 
     monkeypatch.setattr(features, "measure", lambda *_: Rates(loaded=90, computed=60, read=70))
     make_features(restrict(auto, "features_train"), *arguments)  # on another machine
-    assert isinstance(open_source(settings, bench.root, "train", out, base, CPU), CacheSource)
+    assert isinstance(feed("symnet", settings, bench.root, "train", out, base, CPU), CacheSource)
     assert not shards.exists()
     again = CacheSource(out, CPU)
     requests = requests_of(episodes, (1, 0))

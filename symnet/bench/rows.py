@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from symnet.arrange import arranged, asked, episode_batch, episode_masks, make_batch
+from symnet.arrange import arranged, asked, episode_batch, make_batch
 from symnet.backbones.base import Backbone
 from symnet.backbones.unasked import Unasked
 from symnet.bench import twins
@@ -84,15 +84,5 @@ def _from_images(material: Material, method: Method, network: Backbone, episode:
     base = twins.psp(material.base.head, network.levels(query).high) if blocks is None else None
     chosen = range(len(query)) if blocks is None else blocks
     wanted = asked([episode], material.vectors, BASE_CLASSES, material.device)
-    kept = [method.keep(network, [maps[i] for i in chosen], False) for maps in (query, [m.flatten(0, 1) for m in support])]
-    query_mask, support_mask = episode_masks([episode], masks)
-    return EpisodeBatch(
-        query=kept[0],
-        support=[m.unflatten(0, (1, -1)) for m in kept[1]],
-        query_mask=query_mask,
-        support_mask=support_mask,
-        base_logits=base,
-        base_head=material.base.head,
-        text=wanted["text"],
-        base_index=wanted["base_index"],
-    )
+    kept, of_supports = (method.keep(network, [maps[i] for i in chosen], False) for maps in (query, [m.flatten(0, 1) for m in support]))
+    return episode_batch(wanted, kept, [m.unflatten(0, (1, -1)) for m in of_supports], masks, base, material.base.head)
