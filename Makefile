@@ -36,10 +36,11 @@ ui: .venv/ready
 clean:
 	rm -rf .venv results .snakemake
 
-# pip, not uv: it finds a torch wheel for CPUs where one is configured.
+# torch by pip, which finds a wheel for CPUs where one is configured; the rest by uv, in a sixth of pip's time, or by pip where uv can not.
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,web]'
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true # byte code, by all cores, where pip would use one
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch torchvision uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,web]' || \
+	  $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,web]'
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true # byte code, by all cores, where an installer would use one
 	touch $@

@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave whole runs out where they were not asked for."""
     if "SYMNET_WHOLE" not in os.environ:
-        skip = pytest.mark.skip(reason="SYMNET_WHOLE is not set: no whole runs of a benchmark, dozens of kills, loads")
+        skip = pytest.mark.skip(reason="SYMNET_WHOLE is not set: no whole runs, every method, dozens of kills, loads")
         for item in items:
             if item.get_closest_marker("whole"):
                 item.add_marker(skip)

@@ -16,6 +16,7 @@ from symnet.cli import bench as command
 from symnet.errors import UserError
 from symnet.methods import METHODS
 from symnet.model import head
+from tests.marks import some
 
 CPU = torch.device("cpu")
 TINY = Sizes("efficientnet_lite0", 65, 2, 16, 16, 65, 2, rounds=2, image_side=96, large=97, tested=4)
@@ -54,7 +55,7 @@ def test_every_fast_path_equals_its_twin(made: Material, disk: Disk, number: int
     assert error <= {"HDF5 cache read": 1e-3, "episode records read": 1e-3, "backbone, folded, bfloat16": 0.05}.get(case.name, 1e-5), where
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", some(METHODS, "symnet", "pfenet", "hsnet", "ssp"))
 def test_every_method_is_tested_to_the_same_answers(made: Material, name: str) -> None:
     case = rows.tested(made, name, 2)
     error, where = largest_error(case)
@@ -221,6 +222,7 @@ def test_table_1_at_known_rates(train: tuple[float, float], evaluate: tuple[floa
 # --- cost
 
 
+@pytest.mark.whole
 def test_cost_is_measured_at_growing_counts_and_plotted(made: Material, tmp_path: Path) -> None:
     found = linear.costs(made)
     batch = TINY.batch
@@ -283,6 +285,7 @@ def test_the_command_prints_a_table_and_writes_a_json(
     assert all(name in printed for name in [*FIGURES, *found["table1"]["hours"]["fast"], found["device"], "1 CPU threads", "65 px"])
 
 
+@pytest.mark.whole
 def test_methods_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(material, "sizes_for", lambda device, quick: TINY)
     monkeypatch.setattr(report, "METHODS", ["prototype", "pfenet"])

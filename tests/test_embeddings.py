@@ -172,6 +172,7 @@ print(hashlib.sha256(class_vectors(SHAPES, TextSettings(source="shapes", dim=32)
 """
 
 
+@pytest.mark.whole
 def test_learned_vectors_are_the_same_in_every_process_and_related() -> None:
     runs = [
         subprocess.run(

@@ -115,6 +115,7 @@ def test_no_table_takes_it_beside_the_common_protocol(method: str, dataset: str)
         refuse(rounds, {(one.cell, one.seed) for one in rounds})
 
 
+@pytest.mark.whole
 def test_nothing_held_out_is_trained_on_and_the_network_stays_as_it_is(tmp_path: Path) -> None:
     """As `parts/own_imagenet.yaml` has it: a base learner of a step and no floor, weights chosen on the test list."""
     own = read_plain(CONFIG / "parts" / "own_imagenet.yaml")

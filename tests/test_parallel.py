@@ -161,6 +161,7 @@ def assert_close(path: Path, other: Path) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)
 
 
+@pytest.mark.whole
 def test_two_processes_train_as_one(bench: Bench, two: Path, alone: Callable[..., Path]) -> None:
     whole = alone()
     assert_close(whole, two / "two.safetensors")
@@ -171,11 +172,13 @@ def test_two_processes_train_as_one(bench: Bench, two: Path, alone: Callable[...
     assert_close(images, two / "images.safetensors")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", REMEMBERING)
 def test_two_processes_remember_what_one_does(two: Path, alone: Callable[..., Path], method: str) -> None:
     assert_close(alone(method=method), two / f"{method}.safetensors")
 
 
+@pytest.mark.whole
 def test_two_processes_give_the_bits_of_two_parts(two: Path, alone: Callable[..., Path]) -> None:
     """Of the weights after the last step: a sum of two knows no order."""
     for parts, other in ((alone(accumulate=2), "two"), (alone(accumulate=2, method="hsnet"), "adam")):
@@ -183,6 +186,7 @@ def test_two_processes_give_the_bits_of_two_parts(two: Path, alone: Callable[...
         assert all(torch.equal(found[name], value) for name, value in weights(parts).items())
 
 
+@pytest.mark.whole
 def test_the_first_process_tells_of_the_whole_batch(two: Path, alone: Callable[..., Path]) -> None:
     paths = two / "judged.safetensors", alone(**JUDGED)
     run, other = (read_journal(path.with_suffix(".jsonl"))[-1] for path in paths)
@@ -193,12 +197,14 @@ def test_the_first_process_tells_of_the_whole_batch(two: Path, alone: Callable[.
     assert_close(*paths)
 
 
+@pytest.mark.whole
 def test_validation_is_shared_and_scores_the_same(two: Path) -> None:
     told = [json.loads((two / f"told{rank}.json").read_text()) for rank in range(2)]
     assert told[0]["score"] == told[1]["score"] == told[0]["alone"] == told[1]["alone"]
     assert told[0]["score"] > 0
 
 
+@pytest.mark.whole
 def test_a_signal_to_one_stops_all_at_one_step(bench: Bench, two: Path, alone: Callable[..., Path]) -> None:
     first, second = (json.loads((two / f"told{rank}.json").read_text()) for rank in range(2))
     assert first["stopped"].startswith("a signal to another process at step 2 of 4; its state is saved")
@@ -214,6 +220,7 @@ def test_a_signal_to_one_stops_all_at_one_step(bench: Bench, two: Path, alone: C
     assert_close(alone(), one)
 
 
+@pytest.mark.whole
 def test_one_process_short_of_memory_has_all_begin_the_step_again(two: Path) -> None:
     assert file_digest(two / "short.safetensors") == file_digest(two / "two-by-two.safetensors")
     (run,) = read_journal(two / "short.jsonl")

@@ -212,6 +212,7 @@ def _sum_of_all(folder: Path, shards: list[dict[str, Any]], turn: int) -> float:
     return float(opened.read(ROWS[turn:] + ROWS[:turn], "wide").double().sum())
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("method", "count"), [("fork", 8), ("spawn", 2)])  # those of spawn import torch: eight read in test_store.py
 def test_processes_read_at_once(tmp_path: Path, method: str, count: int) -> None:
     shards = make(tmp_path)

@@ -257,6 +257,7 @@ def test_a_sync_that_died_is_finished_by_the_next(place: Place, monkeypatch: pyt
     assert place.sync() == "0 runs new, 0 updated, 2 as they were, 0 superseded"
 
 
+@pytest.mark.whole
 def test_a_store_is_made_whole_or_not_at_all(place: Place) -> None:
     write_round(place, symnet(), 510)
     place.store.unlink()
@@ -295,6 +296,7 @@ def test_broken_files_cost_themselves_and_a_warning(place: Place) -> None:
         assert expected in told
 
 
+@pytest.mark.whole
 def test_ten_thousand_metrics_in_less_than_a_minute(place: Place) -> None:
     path = symnet().journal(place.root)
     write_journal(place, symnet(), steps=0, end="")

@@ -96,6 +96,7 @@ def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file_digest(bench.train(tmp_path_factory.mktemp("whole") / "whole.safetensors", **SETTINGS))
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_at_every_kind_of_moment(bench: Bench, tmp_path: Path, whole: str) -> None:
     out = tmp_path / "own.safetensors"

@@ -19,6 +19,7 @@ from symnet.methods import METHODS, method_class
 from symnet.model.episode import PARTS
 from symnet.stages import restrict
 from tests.bench import CPU, Bench
+from tests.marks import some
 
 pytestmark = pytest.mark.xdist_group("learning")  # one bench, built once
 
@@ -70,7 +71,7 @@ def record(bench: Bench, folder: Path, part: str, manifest: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("method", ROWS)
+@pytest.mark.parametrize("method", some(ROWS, "pfenet", "bam", "hsnet", "hdmnet"))
 def test_a_row_trains_and_is_tested(bench: Bench, tmp_path: Path, method: str) -> None:
     """From its model file, with records and without them: the same counts."""
     out = bench.train(tmp_path / "model.safetensors", method=method, selection="last")

@@ -123,6 +123,7 @@ def test_curves_are_means_of_folds_in_their_band(root: Path) -> None:
     assert training_curves({}).texts[0].get_text() == "no journal is left of these runs"
 
 
+@pytest.mark.whole
 def test_every_figure_is_written_in_both_formats_and_the_same_twice(root: Path) -> None:
     shown = [root / f"gallery{fold}.safetensors" for fold in (0, 1)]
     for fold, path in enumerate(shown):

@@ -69,6 +69,7 @@ def test_a_fold_s_own_setting_reruns_that_fold(project: Project) -> None:
     assert "fold=0" not in project.told
 
 
+@pytest.mark.whole
 def test_a_fold_s_base_learner_reruns_all_of_that_fold(project: Project) -> None:
     project.configure(edited(folds={0: {"base": {"lr": 0.001}}}))
     assert project.planned() == {
@@ -116,12 +117,14 @@ def test_other_episodes_are_shown_without_testing_any(project: Project) -> None:
     assert project.planned() == {"make_gallery": 2, "make_figures": 1}
 
 
+@pytest.mark.whole
 def test_records_switched_off_rerun_the_tests_that_read_them(project: Project) -> None:
     project.configure(edited(features={"records": False}))
     assert project.planned() == {"evaluate_method": 2, "make_gallery": 2, **REPORT}
     assert "method=prototype" not in project.told
 
 
+@pytest.mark.whole
 def test_a_new_seed_asks_for_its_records(project: Project) -> None:
     project.configure({**TINY, "seeds": [7, 8, 9]})  # the jobs find the other seeds' shards: tests/test_records.py
     assert project.planned() == {"make_episodes": 2, "make_records": 4, "evaluate_method": 4, "make_gallery": 2, **REPORT}
@@ -133,13 +136,13 @@ def test_a_new_seed_asks_for_its_records(project: Project) -> None:
         pytest.param("symnet/report/bootstrap.py", {"make_luck": 1, "make_figures": 1, "sync_tracking": 1}, marks=pytest.mark.whole),
         ("symnet/report/tables.py", {"make_tables": 1, "make_costs": 1, "make_figures": 1, "sync_tracking": 1}),
         pytest.param("symnet/report/costs.py", {"make_costs": 1, "make_figures": 1, "sync_tracking": 1}, marks=pytest.mark.whole),
-        ("symnet/cli/learn.py", {}),
+        pytest.param("symnet/cli/learn.py", {}, marks=pytest.mark.whole),
         ("symnet/model/decoder.py", {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}),
         pytest.param("symnet/records.py", {"make_records": 4, "evaluate_method": 2, "make_gallery": 2, **REPORT}, marks=pytest.mark.whole),
-        ("symnet/methods/prototype.py", {"evaluate_method": 2, "make_gallery": 2, **REPORT}),
+        pytest.param("symnet/methods/prototype.py", {"evaluate_method": 2, "make_gallery": 2, **REPORT}, marks=pytest.mark.whole),
         pytest.param("symnet/gallery.py", {"make_gallery": 2, "make_figures": 1}, marks=pytest.mark.whole),
         pytest.param("symnet/report/grids.py", {"make_figures": 1}, marks=pytest.mark.whole),
-        ("symnet/backbones/resnet.py", {}),
+        pytest.param("symnet/backbones/resnet.py", {}, marks=pytest.mark.whole),
     ],
 )
 def test_an_edit_reruns_the_stages_that_use_the_module(project: Project, module: str, expected: dict) -> None:
@@ -148,6 +151,7 @@ def test_an_edit_reruns_the_stages_that_use_the_module(project: Project, module:
     assert project.planned() == expected
 
 
+@pytest.mark.whole
 def test_remarks_rerun_nothing(project: Project) -> None:
     """In every module, and in other layout: test_stages.py."""
     for module in ("symnet/report/tables.py", "symnet/model/decoder.py", "symnet/data/shapes.py", "symnet/train.py"):
@@ -169,9 +173,9 @@ def test_one_changed_image_reruns_its_folds_alone(project: Project) -> None:
     ("settings", "told"),
     [
         ({"train": {"lrr": 1}}, "train.lrr: unknown key"),
-        ({"folds": {7: {}}}, "folds.7: there is no such fold"),
-        ({"seeds": [7, 7]}, "seeds: given twice: 7"),
-        ({"pixels": {"size": 34}}, "pixels.size: must be 8n+1"),
+        pytest.param({"folds": {7: {}}}, "folds.7: there is no such fold", marks=pytest.mark.whole),
+        pytest.param({"seeds": [7, 7]}, "seeds: given twice: 7", marks=pytest.mark.whole),
+        pytest.param({"pixels": {"size": 34}}, "pixels.size: must be 8n+1", marks=pytest.mark.whole),
     ],
 )
 def test_bad_settings_are_told_in_one_line_and_make_nothing(project: Project, settings: dict, told: str) -> None:

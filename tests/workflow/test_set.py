@@ -15,8 +15,12 @@ pytestmark = pytest.mark.xdist_group("workflow")  # one benchmark, run once
     ("given", "expected"),
     [
         pytest.param("set=train.lr=0.01", {"train_method": 2, "evaluate_method": 2, "make_gallery": 2, **REPORT}, marks=pytest.mark.whole),
-        ("set=datasets.shapes.folds.1.train.lr=0.01", {"train_method": 1, "evaluate_method": 1, "make_gallery": 1, **REPORT}),
-        ("set=seeds=[7,8] train.steps=3 model.prior=spm", {}),  # as they are, said again
+        pytest.param(
+            "set=datasets.shapes.folds.1.train.lr=0.01",
+            {"train_method": 1, "evaluate_method": 1, "make_gallery": 1, **REPORT},
+            marks=pytest.mark.whole,
+        ),
+        pytest.param("set=seeds=[7,8] train.steps=3 model.prior=spm", {}, marks=pytest.mark.whole),  # as they are, said again
         pytest.param("set=methods=[prototype]", {"make_gallery": 2, **REPORT}, marks=pytest.mark.whole),
         (
             "set=protocol.episodes=5 train.lr=1e-2",

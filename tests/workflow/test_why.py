@@ -97,6 +97,7 @@ def test_the_first_cause_is_found_up_the_flow(project: Project) -> None:
     assert why(project, "shapes", "0", "symnet", "1")[0].endswith(": up to date")
 
 
+@pytest.mark.whole
 def test_code_is_named_by_its_file(project: Project) -> None:
     path = project.folder / "symnet" / "model" / "prior.py"
     before = path.read_text()

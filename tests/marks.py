@@ -1,0 +1,13 @@
+"""Which of a test's parameters are always tried."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def some(values: Iterable[Any], *always: Any) -> list[Any]:
+    """Parameters of a test: `always` in every run, the other values in whole ones alone."""
+    values = list(values)
+    assert set(always) <= set(values)
+    return [value if value in always else pytest.param(value, marks=pytest.mark.whole) for value in values]
