@@ -136,7 +136,8 @@ def read_slice(path: Path, stage: str, method: str | None = None, given: Sequenc
     for section, values in over.items():
         for key in values if isinstance(values, dict) else [""]:
             if key not in found.get(section, {}):
-                raise UserError(f"{path}: set: {section}.{key}: not a setting of this job; it has {', '.join(leaves(found))}")
+                near = [leaf for leaf in leaves(found) if leaf.startswith(f"{section}.") or leaf.endswith(f".{key}")]
+                raise UserError(f"{path}: set: {section}.{key}: not a setting of this job; it has {', '.join(near or found)}")
     return slice_of(merge(found, over) if over else found, stage, method, str(path))
 
 

@@ -174,8 +174,11 @@ def test_settings_on_the_command_line_are_checked(words: tuple[str, ...], run: R
 def test_a_job_s_own_settings_take_what_they_hold(planned: Path) -> None:
     path = Path("results/demo/settings/shapes/fold0/train-symnet.json")
     assert read_slice(path, "train", "symnet", ["train.lr=1e-3"]).train.lr == 0.001
-    with pytest.raises(UserError, match=r"train-symnet\.json: set: shapes\.seed: not a setting of this job; it has data\.source, "):
-        read_slice(path, "train", "symnet", ["shapes.seed=1"])
+    with pytest.raises(UserError, match=r"train-symnet\.json: set: shapes\.side: not a setting of this job; it has data, protocol, "):
+        read_slice(path, "train", "symnet", ["shapes.side=1"])
+    with pytest.raises(UserError, match=r"train\.selection: not a setting of this job; it has protocol\.selection, .*train\.lr") as caught:
+        read_slice(path, "train", "symnet", ["train.selection=last"])
+    assert "data." not in str(caught.value)
     with pytest.raises(UserError, match=r"train-symnet\.json: train\.lr: Input should be a valid number, found 'x'"):
         read_slice(path, "train", "symnet", ["train.lr=x"])
 
