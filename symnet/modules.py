@@ -6,7 +6,6 @@ under the text's sha256: another text, or another version of this file or of Pyt
 
 import ast
 import hashlib
-import json
 import sys
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -14,7 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from symnet.artifacts import write_text
+from symnet.artifacts import Provenance, read_json, write_json
+from symnet.errors import UserError
 
 FOLDER = Path(__file__).parent
 MEMORY = Path(".snakemake", f"symnet-modules.{sys.implementation.cache_tag}.json")
@@ -84,10 +84,10 @@ def _code(name: str) -> Code:
 def _memory() -> dict[str, Code]:
     """By sha256 of text; nothing where the file is absent, damaged, or of another version of this one."""
     try:
-        found = json.loads(MEMORY.read_text(encoding="utf-8"))
-        return {text: Code(text, code, imports) for text, code, imports in found["known"]} if found["by"] == _own() else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        found, made = read_json(MEMORY, "modules")
+    except UserError:
         return {}
+    return {text: Code(text, code, imports) for text, code, imports in found} if made.code == _own() else {}
 
 
 def _remember() -> None:
@@ -96,7 +96,7 @@ def _remember() -> None:
         return
     present = {_sha256(path.read_text(encoding="utf-8")) for path in FOLDER.rglob("*.py")}
     with suppress(OSError):
-        write_text(MEMORY, json.dumps({"by": _own(), "known": [code for text, code in _memory().items() if text in present]}))
+        write_json(MEMORY, [code for text, code in _memory().items() if text in present], Provenance(stage="modules", code=_own()))
 
 
 def _own() -> str:

@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from symnet import modules
+from symnet.artifacts import read_json, write_json
 
 PLAIN = "import os\n\nfrom symnet.data import images, readers\n\nX = 1\n\n\ndef f(a):\n    return a\n"
 WORDS = '''"""Words."""
@@ -85,20 +85,22 @@ def test_another_text_is_read_anew_and_an_old_one_forgotten(package: Path) -> No
     second = modules.codes(["symnet.one"])
     assert second == digests(package, "one", "two")
     assert {name for name in first if first[name] != second[name]} == {"symnet.two"}
-    held = json.loads(modules.MEMORY.read_text())["known"]
+    held = read_json(modules.MEMORY, "modules")[0]
     assert sorted(text for text, _, _ in held) == sorted(
         hashlib.sha256((package / f"{name}.py").read_bytes()).hexdigest() for name in ("one", "two")
     )
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"by": 1}', '{"known": []}', "OTHER"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "FLIPPED", "OLD"])
 def test_a_memory_that_cannot_be_used_is_made_again(package: Path, damage: str) -> None:
     first = modules.codes(["symnet.one"])
     whole = modules.MEMORY.read_text()
-    wrong = json.loads(whole)
-    for code in wrong["known"]:
-        code[1] = "wrong"
-    modules.MEMORY.write_text(json.dumps(wrong | {"by": "an earlier version"}) if damage == "OTHER" else damage)
+    known, provenance = read_json(modules.MEMORY)
+    wrong = [[text, "wrong", imports] for text, _, imports in known]
+    if damage == "OLD":  # whole, by an earlier version
+        write_json(modules.MEMORY, wrong, provenance.model_copy(update={"code": "another"}))
+    else:
+        modules.MEMORY.write_text(whole.replace(known[0][1], "wrong") if damage == "FLIPPED" else damage)
     forget()
     assert modules.codes(["symnet.one"]) == first
     assert modules.MEMORY.read_text() == whole
