@@ -74,7 +74,8 @@ def _grid(cases: Sequence[Case], columns: Sequence[Column], width: float = PAGE,
             axes.set_anchor("N")  # so that titles stand in a line
             draw(axes, case)
         place = row[0].get_position(original=True)  # whatever the shape of the picture in it
-        figure.text(LEFT / width / 2, (place.y0 + place.y1) / 2, case.name, rotation=90, ha="center", va="center", fontsize=7)
+        size = min(7, place.height * height * 72 / (0.62 * len(case.name)))  # points: a long word of a low row is smaller, not over others
+        figure.text(LEFT / width / 2, (place.y0 + place.y1) / 2, case.name, rotation=90, ha="center", va="center", fontsize=size)
     for axes, (title, _) in zip(panels[0], columns, strict=True):
         axes.set_title(title, fontsize=7, pad=3)
     return figure

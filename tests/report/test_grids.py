@@ -125,5 +125,22 @@ def test_a_page_full_of_portraits_is_no_taller_than_a_page(columns: tuple[str, .
             assert 0 <= box.x0 < box.x1 <= width * figure.dpi
 
 
+def test_names_of_classes_are_beside_their_own_rows_alone() -> None:
+    """A low row of many columns is not as high as a long word is long."""
+    many = [f"row {number}" for number in range(10)]
+    low = [
+        replace(case(number, False, name), pictures=case(number, False).pictures)
+        for number, name in enumerate(("dining table", "motorbike"))
+    ]
+    low = [replace(one, pictures={**one.pictures, **{f"of {name}": one.pictures["of prototype"] for name in many}}) for one in low]
+    low = [replace(one, scores=dict.fromkeys(many, (1, 2))) for one in low]
+    figure = episode_grid(low, many)
+    FigureCanvasAgg(figure).draw()
+    for text, row in zip(figure.texts, (figure.axes[0], figure.axes[-1]), strict=True):
+        word, place = text.get_window_extent(), row.get_subplotspec().get_position(figure)
+        assert place.y0 * figure.bbox.height <= word.y0 < word.y1 <= place.y1 * figure.bbox.height
+    assert [text.get_fontsize() for text in episode_grid(cases([gallery(0)])[:1], COLUMNS).texts] == [7]
+
+
 def test_a_page_without_an_episode_says_so() -> None:
     assert [text.get_text() for text in episode_grid([], COLUMNS).texts] == ["no class of this page has an episode"]
