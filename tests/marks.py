@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+ALIKE = ("resnet101", "resnet50_tv", "resnet101_tv")  # backbones as others are; a new one is always tried
+
 
 def some(values: Iterable[Any], *always: Any) -> list[Any]:
     """Parameters of a test: `always` in every run, the other values in whole ones alone."""

@@ -17,14 +17,14 @@ from symnet.config import BackboneSettings
 from symnet.errors import UserError
 from symnet.model.base import PSPHead
 from symnet.precision import Precision, answering, precision_of
-from tests.marks import some
+from tests.marks import ALIKE, some
 
 CPU = torch.device("cpu")
 BF16 = {"vgg16_bn": 0.1}  # VGG has no shortcuts that keep what was exact
 SIZE = 65
 
 
-@pytest.fixture(scope="module", params=some(BACKBONES, "efficientnet_lite0", "resnet50"))
+@pytest.fixture(scope="module", params=some(BACKBONES, *set(BACKBONES).difference(ALIKE)))
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     torch.manual_seed(0)
     return calibrated(request.param).requires_grad_(False)

@@ -103,7 +103,7 @@ def test_add_a_backbone(own: Project) -> None:
     save = "import torch; from torchvision.models import resnet18; torch.save(resnet18().state_dict(), 'data/weights/resnet18.pth')"
     (own.folder / "data" / "weights").mkdir(parents=True)
     (own.folder / "tests").mkdir()
-    for name in ("conftest.py", "test_backbones.py", "test_folded.py", "test_trunk.py"):
+    for name in ("__init__.py", "conftest.py", "marks.py", "test_backbones.py", "test_folded.py", "test_trunk.py"):
         shutil.copy(ROOT / "tests" / name, own.folder / "tests")
     subprocess.run([sys.executable, "-c", save], cwd=own.folder, check=True)
     shutil.copy(ROOT / "symnet" / "backbones" / "__init__.py", own.folder / "symnet" / "backbones")
