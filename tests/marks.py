@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-ALIKE = ("resnet101", "resnet50_tv", "resnet101_tv")  # backbones as others are; a new one is always tried
+from symnet.backbones import BACKBONES
 
 
 def some(values: Iterable[Any], *always: Any) -> list[Any]:
@@ -13,3 +13,7 @@ def some(values: Iterable[Any], *always: Any) -> list[Any]:
     values = list(values)
     assert set(always) <= set(values)
     return [value if value in always else pytest.param(value, marks=pytest.mark.whole) for value in values]
+
+
+ALIKE = ("resnet101", "resnet50_tv", "resnet101_tv")  # as others are
+EVERY_BACKBONE = some(BACKBONES, *(name for name in BACKBONES if name not in ALIKE))  # a new one is always tried

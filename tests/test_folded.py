@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from symnet.backbones import BACKBONES
 from symnet.backbones import folded as module
 from symnet.backbones.base import Backbone
 from symnet.backbones.folded import Folded, _Added, _Joined, _Rectified, fold
@@ -17,14 +16,14 @@ from symnet.config import BackboneSettings
 from symnet.errors import UserError
 from symnet.model.base import PSPHead
 from symnet.precision import Precision, answering, precision_of
-from tests.marks import ALIKE, some
+from tests.marks import EVERY_BACKBONE
 
 CPU = torch.device("cpu")
 BF16 = {"vgg16_bn": 0.1}  # VGG has no shortcuts that keep what was exact
 SIZE = 65
 
 
-@pytest.fixture(scope="module", params=some(BACKBONES, *set(BACKBONES).difference(ALIKE)))
+@pytest.fixture(scope="module", params=EVERY_BACKBONE)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     torch.manual_seed(0)
     return calibrated(request.param).requires_grad_(False)

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import fx, nn
 
-from symnet.backbones import BACKBONES
 from symnet.backbones.base import Backbone
 from symnet.backbones.folded import Folded
 from symnet.backbones.loading import build_backbone
 from symnet.backbones.trunk import trunk_of
-from tests.marks import ALIKE, some
+from tests.marks import EVERY_BACKBONE
 
 IMAGES = torch.randn(1, 3, 65, 65, generator=torch.Generator().manual_seed(6))
 
@@ -23,7 +22,7 @@ def built(name: str) -> tuple[Backbone, fx.GraphModule]:
     return backbone, trunk_of(backbone)
 
 
-@pytest.mark.parametrize("name", some(BACKBONES, *set(BACKBONES).difference(ALIKE)))
+@pytest.mark.parametrize("name", EVERY_BACKBONE)
 @torch.no_grad()
 def test_it_is_the_network_up_to_its_third_stage(name: str) -> None:
     backbone, trunk = built(name)
@@ -37,7 +36,7 @@ def test_it_is_the_network_up_to_its_third_stage(name: str) -> None:
     assert all(torch.equal(value, answering[entry]) for entry, value in weights.items())  # of the network, not of its rounded form
 
 
-@pytest.mark.parametrize("name", some(BACKBONES, *set(BACKBONES).difference(ALIKE)))
+@pytest.mark.parametrize("name", EVERY_BACKBONE)
 @torch.no_grad()
 def test_what_learns_is_every_convolution_from_the_second_stage_on(name: str) -> None:
     _, trunk = built(name)
