@@ -253,6 +253,7 @@ ALL_TRAINED, ALL_TESTED = ({f"{stage}-{method}" for stage, method in jobs} for j
     [
         ("symnet.report.tables", {"tables", "track"}),  # whose run shows the main table
         ("symnet.tracking", {"track"}),
+        ("symnet.shelf", {"track"}),
         ("symnet.data.shapes_draw", {"shapes"}),
         ("symnet.data.store", {"store"}),
         ("symnet.evaluate", ALL_TESTED),

@@ -239,7 +239,7 @@ def test_a_value_that_changed_makes_another_run_and_keeps_its_rounds(place: Plac
 
 
 def test_a_sync_that_died_is_finished_by_the_next(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    from symnet.tracking import Shelf
+    from symnet.shelf import Shelf
 
     write_journal(place, symnet())
     write_round(place, symnet(), 510)

@@ -6,7 +6,7 @@
 
 import sys
 
-from symnet.cli import bench, data, download, importing, learn, predict, protocol, results, state, track  # noqa: F401 (they add commands)
+from symnet.cli import bench, data, download, frozen, importing, learn, predict, protocol, results, state, track  # noqa: F401 (they add commands)
 from symnet.cli.app import app
 from symnet.errors import EXIT_USER, UserError
 
