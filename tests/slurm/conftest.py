@@ -16,7 +16,9 @@ from symnet.artifacts import write_text
 from symnet.cells import Cell
 from symnet.journal import Run, is_alive, read_journal
 from tests.slurm.cluster import Cluster, run, stop, wait, why_not
-from tests.workflow.conftest import SECRETS, TINY, Project
+from tests.workflow.conftest import SECRETS, TINY, Project, copy_results, finished
+
+__all__ = ["finished"]  # a fixture
 
 STEPS = 12
 FOLDER = "results/tiny/shapes/efficientnet_lite0"
@@ -161,9 +163,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny benchmark with a row and a few steps more, run on this machine alone: its folder."""
+def undisturbed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny benchmark with a row and a few steps more, run on this machine alone, from the finished one on: its folder."""
     project = Project(tmp_path_factory.mktemp("undisturbed"))
+    copy_results(finished.folder, project.folder)
     settings = copy.deepcopy(TINY)
     settings["train"]["steps"] = STEPS
     settings["methods"] = ["prototype", "symnet", "bare"]

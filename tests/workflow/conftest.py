@@ -157,17 +157,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     with FileLock(kept.with_suffix(".lock")):
         if took.exists():
             project.seconds = float(took.read_text())
-            _copy_results(kept, project.folder)
+            copy_results(kept, project.folder)
         else:
             project.run()
             shutil.rmtree(kept, ignore_errors=True)  # of a worker that died
             kept.mkdir()
-            _copy_results(project.folder, kept)
+            copy_results(project.folder, kept)
             took.write_text(str(project.seconds))
     return project
 
 
-def _copy_results(source: Path, target: Path) -> None:
+def copy_results(source: Path, target: Path) -> None:
     """And what Snakemake noted of them."""
     for name in ("results", ".snakemake"):
         shutil.copytree(source / name, target / name, symlinks=True)
