@@ -16,7 +16,7 @@ from symnet.artifacts import Provenance, file_digest, read_json
 from symnet.backbones.loading import build_backbone
 from symnet.cells import Cell, Round, record_set
 from symnet.checkpoint import load_tensors, save_tensors
-from symnet.cli import app, learn
+from symnet.cli import app, frozen
 from symnet.config import ModelSettings, Settings
 from symnet.data.episodes import make_manifest, write_manifest
 from symnet.data.folds import read_fold_list
@@ -206,7 +206,7 @@ def test_parts_have_one_set_of_names() -> None:
     assert found == {(prior, "tdc") for prior in priors}
     assert METHODS["symnet"].records(Settings(model=ModelSettings(tdc=False))) == ("spm",)
     assert METHODS["prototype"].records(Settings()) == ()
-    assert set(PARTS) == {*priors, "twice", "cosine", "tdc"} == set(get_args(get_type_hints(learn.records)["part"]))
+    assert set(PARTS) == {*priors, "twice", "cosine", "tdc"} == set(get_args(get_type_hints(frozen.records)["part"]))
     rule = re.search(r'part="([a-z|]+)"', (Path(__file__).parents[1] / "workflow" / "rules" / "features.smk").read_text())
     assert rule
     assert rule[1].split("|") == list(PARTS)
