@@ -175,7 +175,7 @@ def undisturbed(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> 
     for name, code in (("symnet/lease.py", PACE), ("workflow/Snakefile", POLL)):
         with open(project.folder / name, "a") as file:
             file.write(code)
-    project.run()
+    project.run("results/tiny/tables/main.csv")
     return project.folder
 
 

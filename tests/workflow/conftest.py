@@ -102,9 +102,10 @@ class Project:
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--configfile", *configfile]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=580, check=False)
 
-    def run(self) -> None:
+    def run(self, *targets: str) -> None:
+        """To its end, or as far as these files need."""
         began = time.monotonic()
-        done = self.snakemake()
+        done = self.snakemake(*targets)
         self.seconds = time.monotonic() - began
         self.told = done.stdout + done.stderr
         assert done.returncode == 0, self.told

@@ -26,8 +26,8 @@ def test_a_row_is_trained_alone_and_stands_in_its_table(own: Project) -> None:
     own.configure(with_rows(**rows))
     jobs = {"make_records": 2, "train_method": 4, "evaluate_method": 4}  # two rows, two folds, the prior `pfenet`; nothing of the others
     assert own.planned() == {**jobs, "make_gallery": 2, **REPORT}
-    own.run()
-    assert own.planned() == {}
+    own.run("results/tiny/tables/main.csv")
+    assert own.planned() == {"make_gallery": 2} | {rule: count for rule, count in REPORT.items() if rule != "make_tables"}
     with open(own.results / "tables" / "modules.csv") as file:
         table = list(csv.DictReader(file))
     assert [(row["output"], row["setting"]) for row in table] == [
