@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symnet.arrange import arranged, asked, episode_batch, episode_masks, make_batch
+from symnet.arrange import arranged, asked, episode_batch, make_batch
 from symnet.base_learner import learn, optimiser_of
-from symnet.bench import twins
+from symnet.bench import plainly, twins
 from symnet.bench.material import BASE_CLASSES, Material
 from symnet.bench.timing import Case, Values, gradients, numbered, values_of
-from symnet.data.episodes import Episode
 from symnet.methods.base import EpisodeBatch
 from symnet.methods.symnet import SymNetMethod
 from symnet.model.base import PSPHead
@@ -55,7 +54,7 @@ def train_step(material: Material, shots: int, cached: bool = False) -> Case:
         return make_batch(episodes, at_hand or material.features(images, masks), material.vectors, BASE_CLASSES)
 
     def plain_batch() -> EpisodeBatch:
-        return fast_batch() if cached else _plain_batch(material, episodes, images, masks)
+        return fast_batch() if cached else plainly.plain_batch(material, episodes, images, masks)
 
     def fast() -> None:
         method.losses(material.backbone, fast_batch())[0].backward()
@@ -63,7 +62,7 @@ def train_step(material: Material, shots: int, cached: bool = False) -> Case:
 
     def plain() -> None:
         batch = plain_batch()
-        parts, _, _ = twins.losses(method.head, _plain_inputs(material, batch, training=True), batch.query_mask)
+        parts, _, _ = twins.losses(method.head, plainly.plain_inputs(material, batch, training=True), batch.query_mask)
         method.head.objective(parts).backward()
         trainer.advance()
 
@@ -71,7 +70,7 @@ def train_step(material: Material, shots: int, cached: bool = False) -> Case:
         batch = fast_batch()
         yield values_of(batch), values_of(plain_batch())
         inputs = method.freeze(material.backbone, batch, training=True)
-        yield values_of(inputs), values_of(_plain_inputs(material, batch, training=True))
+        yield values_of(inputs), values_of(plainly.plain_inputs(material, batch, training=True))
         method.eval()  # no dropout
         yield _losses(method.head, inputs, batch.query_mask)
         exact = copy.deepcopy(method.head).double()
@@ -91,8 +90,8 @@ def plain_step(
     episodes = material.episodes(shots)
 
     def losses() -> dict[str, Tensor]:
-        batch = _plain_batch(material, episodes, images, masks)
-        return twins.losses(method.head, _plain_inputs(material, batch, training=True), batch.query_mask)[0]
+        batch = plainly.plain_batch(material, episodes, images, masks)
+        return twins.losses(method.head, plainly.plain_inputs(material, batch, training=True), batch.query_mask)[0]
 
     def plain() -> None:
         method.head.objective(losses()).backward()
@@ -129,16 +128,16 @@ def evaluation(material: Material, shots: int) -> Case:
     def plain() -> None:
         batch = batch_of()
         for i in range(len(episodes)):
-            one = _one_of(batch, i)
-            _, meta, ensemble = twins.losses(method.head, _plain_inputs(material, one, training=False), None)
+            one = plainly.one_of(batch, i)
+            _, meta, ensemble = twins.losses(method.head, plainly.plain_inputs(material, one, training=False), None)
             for logits in (meta, ensemble):
-                count_plainly(logits, one.query_mask, on_device[i], wanted[i])
+                plainly.count_plainly(logits, one.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
     def compare() -> Pairs:
         batch = batch_of()
         inputs = method.freeze(material.backbone, batch)
-        yield values_of(inputs), values_of(_plain_inputs(material, batch, training=False))
+        yield values_of(inputs), values_of(plainly.plain_inputs(material, batch, training=False))
         out = method.head(inputs)
         _, meta, ensemble = twins.losses(method.head, inputs, None)
         yield {"meta": out.meta, "ensemble": out.ensemble}, {"meta": meta, "ensemble": ensemble}
@@ -175,19 +174,19 @@ def recorded(material: Material, shots: int) -> Case:
     own = [*range(few), *range(many, many + few * shots)]  # images of the first episodes
 
     def plain_batch() -> EpisodeBatch:
-        return _plain_batch(material, episodes[:few], images[own], masks[own])
+        return plainly.plain_batch(material, episodes[:few], images[own], masks[own])
 
     def plain_logits(batch: EpisodeBatch) -> list[Tensor]:
-        _, meta, ensemble = twins.losses(method.head, _plain_inputs(material, batch, training=False), None)
+        _, meta, ensemble = twins.losses(method.head, plainly.plain_inputs(material, batch, training=False), None)
         return [meta, ensemble]
 
     @torch.no_grad()
     def plain() -> None:
         batch = plain_batch()
         for i in range(few):
-            one = _one_of(batch, i)
+            one = plainly.one_of(batch, i)
             for found in plain_logits(one):
-                count_plainly(found, one.query_mask, on_device[i], wanted[i])
+                plainly.count_plainly(found, one.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
     def compare() -> Pairs:
@@ -195,13 +194,6 @@ def recorded(material: Material, shots: int) -> Case:
         yield {"lead": lead()[0][:few]}, {"lead": torch.stack([one[:, 1] - one[:, 0] for one in expected], 1)}
 
     return Case(f"evaluation from records, {shots}-shot", "episodes", many, fast, plain, compare, by_plain=few)
-
-
-def count_plainly(logits: Tensor, query_mask: Tensor, mask: Tensor, wanted: int) -> None:
-    """One image's [1, 2, H, W], in all scorings, each brought to the host."""
-    twins.confusion(logits, query_mask).cpu()
-    for counts in twins.at_original(twins.resize(logits, query_mask.shape[-1])[0], mask, wanted).values():
-        counts.cpu()
 
 
 def base_step(material: Material) -> Case:
@@ -249,37 +241,3 @@ def _doubled(inputs: EpisodeInputs) -> EpisodeInputs:
         name: held.double() for name, held in vars(inputs).items() if isinstance(held, Tensor) and held.is_floating_point()
     }
     return dataclasses.replace(inputs, **own, priors=tuple(prior.double() for prior in inputs.priors))
-
-
-def _one_of(batch: EpisodeBatch, i: int) -> EpisodeBatch:
-    """Episode `i`, as a batch."""
-    own: dict[str, Any] = {
-        name: [m[i : i + 1] for m in held] if isinstance(held, list) else held[i : i + 1]
-        for name, held in vars(batch).items()
-        if isinstance(held, (list, Tensor))
-    }
-    return dataclasses.replace(batch, **own)
-
-
-@torch.no_grad()
-def _plain_batch(material: Material, episodes: list[Episode], images: Tensor, masks: Tensor) -> EpisodeBatch:
-    """As `Material.features` and `make_batch`."""
-    count, shots, device = len(episodes), len(episodes[0].supports), material.device
-    query, support = twins.maps_of(material.backbone, images[:count], images[count:].unflatten(0, (count, shots)))
-    classes = [episode.class_index for episode in episodes]
-    return EpisodeBatch(
-        query,
-        support,
-        *episode_masks(episodes, masks),
-        base_logits=twins.psp(material.base.head, material.backbone.levels(query).high),
-        text=material.vectors[[c - 1 for c in classes]].to(device),
-        base_index=torch.tensor([BASE_CLASSES.index(c) for c in classes], device=device),
-    )
-
-
-@torch.no_grad()
-def _plain_inputs(material: Material, batch: EpisodeBatch, training: bool) -> EpisodeInputs:
-    """As `SymNetMethod.freeze`."""
-    own = batch.base_index if training else None
-    assert batch.base_logits is not None
-    return twins.freeze(material.backbone, list(batch.query), list(batch.support), batch.support_mask, batch.text, batch.base_logits, own)

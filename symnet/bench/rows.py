@@ -14,8 +14,8 @@ from symnet.arrange import arranged, asked, episode_batch, make_batch
 from symnet.backbones.base import Backbone
 from symnet.backbones.unasked import Unasked
 from symnet.bench import twins
-from symnet.bench.cases import count_plainly
 from symnet.bench.material import BASE_CLASSES, TEXT, Material
+from symnet.bench.plainly import count_plainly
 from symnet.bench.timing import Case
 from symnet.data.episodes import Episode
 from symnet.methods import METHODS, method_class
