@@ -5,23 +5,21 @@ The file (YAML) holds sections that hold for the whole benchmark, and overrides:
 that command lines give, has the last word. `Experiment.settings(dataset, fold, row)` merges them, later over earlier, into `Settings`.
 """
 
-import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from symnet.config import SECTIONS, Settings
 from symnet.errors import UserError, one_line
 from symnet.methods import METHOD_SECTIONS, METHODS
 from symnet.overrides import leaves, merge, read_overrides
 from symnet.sections import Name, Section
+from symnet.validating import validate
 
-AnyModel = TypeVar("AnyModel", bound=BaseModel)
 # A fold may differ in how it is trained, never in what is measured: a table would mix two protocols.
 FOLD_SECTIONS = ("base", "features", *METHOD_SECTIONS, "train", "evaluate")
 # A row may differ in what is its own: base learner and features are shared by all rows of a fold.
@@ -201,7 +199,7 @@ def make_experiment(found: Mapping[str, Any], where: str) -> Experiment:
             found[key] = {name: own for name, own in found[key].items() if own is not None}
     found["common"] = {name: found.pop(name) for name in SECTIONS if name in found}
     found["last"] = {name: told[name] for name in SECTIONS if name in told}
-    return validate(Experiment, found, where).check()
+    return validate(Experiment, found, where, GATHERED, SECTIONS).check()
 
 
 def read_plain(path: Path) -> dict[str, Any]:
@@ -231,46 +229,3 @@ def _extended(found: Mapping[str, Any], where: Path, seen: tuple[Path, ...]) -> 
             raise UserError(f"{where}: extends: {path} extends itself")
         whole = merge(whole, _extended(read_plain(path), path, (*seen, path)))
     return merge(whole, own)
-
-
-def validate(model: type[AnyModel], found: Mapping[str, Any], where: str) -> AnyModel:
-    """Validate and say what is wrong in one line: key, value, what is allowed."""
-    try:
-        # strict sections take JSON's types: a list for a tuple, an integer for a float, never a string for a number
-        return model.model_validate_json(_to_json(found, where))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part not in GATHERED) or "the whole"
-        value = "" if first["type"] in ("missing", "extra_forbidden") else f", found {first['input']!r}"
-        message = "unknown key" if first["type"] == "extra_forbidden" else re.sub(r"^Value error, ", "", first["msg"])
-        hint = _allowed(model, first["loc"]) if first["type"] == "extra_forbidden" else ""
-        raise UserError(one_line(f"{where}: {key}: {message}{value}{hint}")) from None
-
-
-def _to_json(found: Mapping[str, Any], where: str) -> str:
-    try:
-        return json.dumps(found)
-    except TypeError as error:
-        raise UserError(f"{where}: {one_line(error)}") from None
-
-
-def _allowed(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
-    """The keys allowed where an unknown one was found."""
-    for part in loc[:-1]:
-        if isinstance(part, int):  # of a list
-            continue
-        field = model.model_fields.get(part)
-        inner = field and _model_in(field.annotation)
-        if inner is None:
-            return ""
-        model = inner
-    names = [name for name in model.model_fields if name not in GATHERED] + (list(SECTIONS) if model is Experiment else [])
-    return f"; allowed: {', '.join(names)}"
-
-
-def _model_in(kind: Any) -> type[BaseModel] | None:
-    """The model that a field holds, by itself or in a list; a mapping's keys are names of the user's."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return kind
-    held = [] if get_origin(kind) is dict else get_args(kind)
-    return next((model for one in held if (model := _model_in(one))), None)

@@ -14,10 +14,11 @@ from symnet.artifacts import digest
 from symnet.backbones import BACKBONES
 from symnet.config import SECTIONS, Settings
 from symnet.errors import UserError, one_line
-from symnet.experiment import Experiment, validate
+from symnet.experiment import Experiment
 from symnet.methods import METHODS
 from symnet.modules import codes, file_of
 from symnet.overrides import leaves, merge, read_overrides
+from symnet.validating import validate
 
 _LISTS = ("protocol.novel_in_train", "protocol.min_pixels", "protocol.crowd", "protocol.split")
 _NETWORK = ("backbone.name",)
@@ -81,7 +82,7 @@ _PLUMBING = {
         for name in (
             *("artifacts", "backbones", "cells", "config", "config_data", "config_methods", "costs", "errors", "experiment", "journal"),
             *("lease", "methods", "modules", "overlays", "prefetch", "progress", "protocols", "sections", "stages", "surroundings"),
-            *("system", "watch"),
+            *("system", "validating", "watch"),
         )
     ),
     "symnet.data.stored",  # gives the pixels that the files give; what makes the store is a stage of its own

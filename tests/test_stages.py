@@ -239,7 +239,22 @@ def test_the_hash_is_the_same_whichever_job_asks_first(hashes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "cli", "costs", "journal", "artifacts", "cells", "errors", "progress", "plan", "stages", "watch", "experiment"]
+    "name",
+    [
+        "config",
+        "cli",
+        "costs",
+        "journal",
+        "artifacts",
+        "cells",
+        "errors",
+        "progress",
+        "plan",
+        "stages",
+        "watch",
+        "experiment",
+        "validating",
+    ],
 )
 def test_plumbing_reruns_nothing(name: str, hashes: Any) -> None:
     assert hashes({f"symnet.{name}": source(f"symnet.{name}") + "\nCHANGED = 1\n"}) == hashes({})

@@ -22,7 +22,6 @@ from symnet.data.readers import Reader, open_reader
 from symnet.data.shapes import draw_shapes
 from symnet.data.store import make_store
 from symnet.data.stored import Store, source_sum
-from symnet.experiment import validate
 from symnet.features import FeatureCache, forward, make_features
 from symnet.methods.symnet import SymNetMethod
 from symnet.model.base import PSPHead
@@ -30,6 +29,7 @@ from symnet.model.episode import TDC
 from symnet.recorded import EpisodeRecords
 from symnet.records import make_records
 from symnet.sources import CacheSource, Features
+from symnet.validating import validate
 
 BASE_CLASSES = tuple(range(6, 21))  # fold 0 of PASCAL-5i
 TEXT = 300
