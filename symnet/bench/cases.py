@@ -54,7 +54,7 @@ def train_step(material: Material, shots: int, cached: bool = False) -> Case:
         return make_batch(episodes, at_hand or material.features(images, masks), material.vectors, BASE_CLASSES)
 
     def plain_batch() -> EpisodeBatch:
-        return fast_batch() if cached else plainly.plain_batch(material, episodes, images, masks)
+        return fast_batch() if cached else plainly.batch_of(material, episodes, images, masks)
 
     def fast() -> None:
         method.losses(material.backbone, fast_batch())[0].backward()
@@ -62,7 +62,7 @@ def train_step(material: Material, shots: int, cached: bool = False) -> Case:
 
     def plain() -> None:
         batch = plain_batch()
-        parts, _, _ = twins.losses(method.head, plainly.plain_inputs(material, batch, training=True), batch.query_mask)
+        parts, _, _ = twins.losses(method.head, plainly.inputs_of(material, batch, training=True), batch.query_mask)
         method.head.objective(parts).backward()
         trainer.advance()
 
@@ -70,7 +70,7 @@ def train_step(material: Material, shots: int, cached: bool = False) -> Case:
         batch = fast_batch()
         yield values_of(batch), values_of(plain_batch())
         inputs = method.freeze(material.backbone, batch, training=True)
-        yield values_of(inputs), values_of(plainly.plain_inputs(material, batch, training=True))
+        yield values_of(inputs), values_of(plainly.inputs_of(material, batch, training=True))
         method.eval()  # no dropout
         yield _losses(method.head, inputs, batch.query_mask)
         exact = copy.deepcopy(method.head).double()
@@ -90,8 +90,8 @@ def plain_step(
     episodes = material.episodes(shots)
 
     def losses() -> dict[str, Tensor]:
-        batch = plainly.plain_batch(material, episodes, images, masks)
-        return twins.losses(method.head, plainly.plain_inputs(material, batch, training=True), batch.query_mask)[0]
+        batch = plainly.batch_of(material, episodes, images, masks)
+        return twins.losses(method.head, plainly.inputs_of(material, batch, training=True), batch.query_mask)[0]
 
     def plain() -> None:
         method.head.objective(losses()).backward()
@@ -129,15 +129,15 @@ def evaluation(material: Material, shots: int) -> Case:
         batch = batch_of()
         for i in range(len(episodes)):
             one = plainly.one_of(batch, i)
-            _, meta, ensemble = twins.losses(method.head, plainly.plain_inputs(material, one, training=False), None)
+            _, meta, ensemble = twins.losses(method.head, plainly.inputs_of(material, one, training=False), None)
             for logits in (meta, ensemble):
-                plainly.count_plainly(logits, one.query_mask, on_device[i], wanted[i])
+                plainly.count(logits, one.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
     def compare() -> Pairs:
         batch = batch_of()
         inputs = method.freeze(material.backbone, batch)
-        yield values_of(inputs), values_of(plainly.plain_inputs(material, batch, training=False))
+        yield values_of(inputs), values_of(plainly.inputs_of(material, batch, training=False))
         out = method.head(inputs)
         _, meta, ensemble = twins.losses(method.head, inputs, None)
         yield {"meta": out.meta, "ensemble": out.ensemble}, {"meta": meta, "ensemble": ensemble}
@@ -174,10 +174,10 @@ def recorded(material: Material, shots: int) -> Case:
     own = [*range(few), *range(many, many + few * shots)]  # images of the first episodes
 
     def plain_batch() -> EpisodeBatch:
-        return plainly.plain_batch(material, episodes[:few], images[own], masks[own])
+        return plainly.batch_of(material, episodes[:few], images[own], masks[own])
 
     def plain_logits(batch: EpisodeBatch) -> list[Tensor]:
-        _, meta, ensemble = twins.losses(method.head, plainly.plain_inputs(material, batch, training=False), None)
+        _, meta, ensemble = twins.losses(method.head, plainly.inputs_of(material, batch, training=False), None)
         return [meta, ensemble]
 
     @torch.no_grad()
@@ -186,7 +186,7 @@ def recorded(material: Material, shots: int) -> Case:
         for i in range(few):
             one = plainly.one_of(batch, i)
             for found in plain_logits(one):
-                plainly.count_plainly(found, one.query_mask, on_device[i], wanted[i])
+                plainly.count(found, one.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
     def compare() -> Pairs:

@@ -15,7 +15,7 @@ from symnet.model.episode import EpisodeInputs
 
 
 @torch.no_grad()
-def plain_batch(material: Material, episodes: list[Episode], images: Tensor, masks: Tensor) -> EpisodeBatch:
+def batch_of(material: Material, episodes: list[Episode], images: Tensor, masks: Tensor) -> EpisodeBatch:
     """As `Material.features` and `make_batch`."""
     count, shots, device = len(episodes), len(episodes[0].supports), material.device
     query, support = twins.maps_of(material.backbone, images[:count], images[count:].unflatten(0, (count, shots)))
@@ -31,7 +31,7 @@ def plain_batch(material: Material, episodes: list[Episode], images: Tensor, mas
 
 
 @torch.no_grad()
-def plain_inputs(material: Material, batch: EpisodeBatch, training: bool) -> EpisodeInputs:
+def inputs_of(material: Material, batch: EpisodeBatch, training: bool) -> EpisodeInputs:
     """As `SymNetMethod.freeze`."""
     own = batch.base_index if training else None
     assert batch.base_logits is not None
@@ -48,7 +48,7 @@ def one_of(batch: EpisodeBatch, i: int) -> EpisodeBatch:
     return dataclasses.replace(batch, **own)
 
 
-def count_plainly(logits: Tensor, query_mask: Tensor, mask: Tensor, wanted: int) -> None:
+def count(logits: Tensor, query_mask: Tensor, mask: Tensor, wanted: int) -> None:
     """One image's [1, 2, H, W], in all scorings, each brought to the host."""
     twins.confusion(logits, query_mask).cpu()
     for counts in twins.at_original(twins.resize(logits, query_mask.shape[-1])[0], mask, wanted).values():

@@ -13,9 +13,8 @@ from torch import Tensor
 from symnet.arrange import arranged, asked, episode_batch, make_batch
 from symnet.backbones.base import Backbone
 from symnet.backbones.unasked import Unasked
-from symnet.bench import twins
+from symnet.bench import plainly, twins
 from symnet.bench.material import BASE_CLASSES, TEXT, Material
-from symnet.bench.plainly import count_plainly
 from symnet.bench.timing import Case
 from symnet.data.episodes import Episode
 from symnet.methods import METHODS, method_class
@@ -66,7 +65,7 @@ def tested(material: Material, name: str, shots: int) -> Case:
         for i in range(count):
             batch = one_of(i)
             for logits in method.predict(network, batch).values():
-                count_plainly(logits, batch.query_mask, on_device[i], wanted[i])
+                plainly.count(logits, batch.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
     def compare() -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
