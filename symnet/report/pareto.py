@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from symnet.artifacts import read_manifest
 from symnet.report.labels import place_labels
-from symnet.report.style import PAGE, new_figure
+from symnet.report.style import PAGE, log_axis, new_figure
 
 SPEED, TRAINING = "speed", "training"
 NUMBERS = ("mean", "train_memory", "train_hours", "test_memory", "episodes_per_second")  # those of costs.csv that may not be known
@@ -83,7 +82,6 @@ def _panel(axes: Axes, table: pd.DataFrame, x: np.ndarray, devices: Sequence[str
     """Points and fronts, by steps: what is had at that cost; the names of the points are their labels, for `place_labels`."""
     y, names = table["mean"].to_numpy(np.float64), list(table["method"])
     known = ~(np.isnan(x) | np.isnan(y))
-    axes.set_xscale("log")
     axes.margins(0.12)
     colours = {device: f"C{number}" for number, device in enumerate(dict.fromkeys(devices))}
     for device, colour in colours.items():
@@ -94,9 +92,6 @@ def _panel(axes: Axes, table: pd.DataFrame, x: np.ndarray, devices: Sequence[str
             axes.plot(x[order], y[order], color=colour, linewidth=1, alpha=0.5, drawstyle=steps)
         for i in np.flatnonzero(own):
             axes.plot(x[i], y[i], "o", color=colour, markersize=4.5, fillstyle="full" if on[i] else "none", label=names[i])
-    wide = known.any() and x[known].max() > 50 * x[known].min()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    log_axis(axes, x[known])
     if not known.any():
         axes.text(0.5, 0.5, "not known of any row", transform=axes.transAxes, ha="center")

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from symnet.episode_counts import EpisodeCounts
-from symnet.report.style import PAGE, new_figure
+from symnet.report.style import PAGE, log_axis, new_figure
 
 BINS, LEAST = 8, 10  # bins of equal numbers of episodes, at most; episodes of one, at least
 ROW = 3  # panels
@@ -32,11 +31,7 @@ def size_scatter(rounds: Mapping[str, Sequence[EpisodeCounts]], scoring: str) ->
         middle, low, median, high = binned(sizes, ious)
         axes.fill_between(middle, low, high, color="C1", alpha=0.25, linewidth=0)
         axes.plot(middle, median, color="C1", marker="o", markersize=2.5)
-        axes.set_xscale("log")
-        wide = sizes.max() > 100 * sizes.min()
-        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_axis(axes, sizes)
         axes.set_title(name)
     figure.supxlabel("object, % of the image", fontsize=8)
     figure.supylabel("IoU, %", fontsize=8)

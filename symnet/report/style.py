@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from symnet.artifacts import replacing
 
@@ -59,6 +61,16 @@ def nothing(why: str) -> Figure:
 def legend_above(axes: Axes, columns: int) -> None:
     """The legend in a line over the axes, where it can hide nothing."""
     axes.legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0)
+
+
+def log_axis(axes: Axes, values: np.ndarray) -> None:
+    """A log x axis for these values, with labels that a panel of a few centimetres has room for."""
+    spread = values.max() / values.min() if values.size else 1.0
+    subs = (1, 1.5, 2, 3, 5, 7) if spread < 8 else (1, 2, 5) if spread < 100 else (1,)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
