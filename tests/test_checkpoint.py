@@ -1,9 +1,8 @@
 """Tensors on disk: what is written comes back, damage is found, and a killed writer leaves a whole state."""
 
 import hashlib
-import multiprocessing
 import random
-import time
+import shutil
 import warnings
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from symnet.artifacts import Provenance, canonical
 from symnet.checkpoint import load_latest, load_tensors, save_state, save_tensors, tensors_digest
 from symnet.errors import UserError
+from tests.killing import KILLED, killed_at, lines_of
 
 RUN = Provenance(stage="train", settings="5" * 64, code="c" * 64, inputs={"list": "1" * 64})
 META = {"best": None, "score": 0.25, "classes": [3, 4]}
@@ -194,16 +194,13 @@ def save_for_ever(folder: Path, step: int) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_kills_while_saving(tmp_path: Path) -> None:
     """SIGKILL at 50 random moments: there is always a whole state, never older than one seen before, and the next save leaves two."""
-    rng, context = random.Random(0), multiprocessing.get_context("fork")
+    rng, lines = random.Random(0), 4 * lines_of(save, tmp_path / "one", 1)
+    shutil.rmtree(tmp_path / "one")
     step, cut = 0, 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no state may even look damaged
         for _ in range(50):
-            process = context.Process(target=save_for_ever, args=(tmp_path, step))
-            process.start()
-            time.sleep(rng.uniform(0.01, 0.05))
-            process.kill()
-            process.join()
+            assert killed_at(rng.randint(1, lines), save_for_ever, tmp_path, step) == KILLED
             found = latest(tmp_path) or 0
             assert found >= step
             step = found

@@ -6,7 +6,6 @@ import os
 import random
 import resource
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 
 from symnet.errors import UserError
 from symnet.shards import Shards, remove_others, write_shards
-from tests.killing import killed_after
+from tests.killing import KILLED, killed_at, lines_of
 
 BATCHES = [[2 * i, 2 * i + 1] for i in range(9)]  # in shards of 4, 4 and 1
 ROWS = [row for batch in BATCHES for row in batch]
@@ -57,8 +56,8 @@ def test_rows_come_back_and_the_same_work_gives_the_same_bytes(tmp_path: Path) -
     assert len(files(tmp_path / "a")) == 6  # shards and their seals
 
 
-def slowly(folder: Path) -> None:
-    """Make them, each taking its time on the way to the disk, as a disk under load does."""
+def in_pieces(folder: Path) -> None:
+    """Make them, each written in many pieces."""
     kept = Path.write_bytes
 
     def write(path: Path, data: memoryview) -> int:
@@ -67,7 +66,6 @@ def slowly(folder: Path) -> None:
         with open(path, "wb", buffering=0) as file:
             for start in range(0, len(data), 1000):
                 file.write(data[start : start + 1000])
-                time.sleep(0.0005)
         return len(data)
 
     Path.write_bytes = write  # of this process alone
@@ -80,14 +78,12 @@ def test_killed_at_fifty_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> 
     whole = files(tmp_path / "whole")
     folder, rng = tmp_path / "own", random.Random(5)
 
-    started = time.monotonic()
-    assert killed_after(None, slowly, folder) == 0
-    undisturbed = time.monotonic() - started  # however busy the machine is
+    lines = lines_of(in_pieces, folder)
     assert files(folder) == whole
     shutil.rmtree(folder)
     killed = halves = 0
     while killed < 50:
-        killed += killed_after(rng.uniform(0, undisturbed), slowly, folder) == -9
+        killed += killed_at(rng.randint(1, lines), in_pieces, folder) == KILLED
         left = {name: content for name, content in files(folder).items() if not name.endswith(".partial")} if folder.exists() else {}
         assert left.items() <= whole.items()
         halves += bool(list(folder.glob("*/.*.partial")))

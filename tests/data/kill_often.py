@@ -1,34 +1,24 @@
-"""`python kill_often.py FOLDER NAME KILLS`: kill `obtain(NAME)` with SIGKILL, again and again, at moments of the time that it takes.
+"""`python -m tests.data.kill_often FOLDER NAME KILLS`: kill `obtain(NAME)` with SIGKILL, again and again, at any of the lines that it runs.
 
 FOLDER holds the catalogue, some.tsv. After every kill the place is as an undisturbed run leaves it, or not there; after a run that ends,
-all but the archive's own lock is, byte by byte; then the data root is wiped. Forks, so that Python starts once. Prints the kills, those
-that left something half done, and the runs that ended.
+all but the archive's own lock is, byte by byte; then the data root is wiped. A process of its own: it forks, and pytest's has threads.
+Prints the kills, those that left something half done, and the runs that ended.
 """
 
 import hashlib
-import os
 import random
 import shutil
-import signal
 import sys
-import time
 from pathlib import Path
 
-from symnet.data.catalogue import load_catalogue
+from symnet.data.catalogue import load_catalogue, marker
 from symnet.data.download import Transport
-from symnet.data.obtain import marker, obtain
+from symnet.data.obtain import obtain
+from tests.killing import KILLED, killed_at, lines_of
 
 
 def run(name: str, folder: Path, root: Path) -> None:
     obtain(name, load_catalogue(folder / "some.tsv"), folder / "some.tsv", root, Transport(pause=0.01, stall=5))
-
-
-def start(name: str, folder: Path, root: Path) -> int:
-    """`run` in a child process. Returns its id."""
-    if child := os.fork():
-        return child
-    run(name, folder, root)
-    os._exit(0)
 
 
 def digest(path: Path) -> str:
@@ -57,21 +47,16 @@ def main() -> None:
     run(name, folder, root)  # here, so that the children find all modules loaded
     place, everything = digest(root / entry.place), whole(root)
     shutil.rmtree(root)
-    begun = time.monotonic()
-    os.waitpid(start(name, folder, root), 0)
-    span = time.monotonic() - begun
+    lines = lines_of(run, name, folder, root)
     shutil.rmtree(root)
     midway = ends = 0
     for turn in range(wanted):
-        child = start(name, folder, root)
-        time.sleep(chance.uniform(0, span))
-        os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        assert status == 0 or os.WTERMSIG(status) == signal.SIGKILL
+        code = killed_at(chance.randint(1, lines), run, name, folder, root)
+        assert code in (0, KILLED)
         midway += any(root.rglob("*.part")) or any(root.rglob(".*.unpacking"))
         assert digest(root / entry.place) in ("", place)
         assert digest(root / entry.place) or not marker(root, name).exists()
-        if status == 0 or turn % 10 == 9 or turn == wanted - 1:
+        if code == 0 or turn % 10 == 9 or turn == wanted - 1:
             run(name, folder, root)
             ends += 1
             assert whole(root) == everything

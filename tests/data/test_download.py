@@ -415,11 +415,9 @@ def test_no_torch_is_needed() -> None:
 
 
 def killed(tmp_path: Path, name: str) -> None:
-    """50 kills at random moments; the child process checks the place after each, and the whole after each run that ends."""
-    script = Path(__file__).with_name("kill_often.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), name, "50"], capture_output=True, text=True, check=False, timeout=180
-    )
+    """50 kills at random lines; the child process checks the place after each, and the whole after each run that ends."""
+    command = [sys.executable, "-m", "tests.data.kill_often", str(tmp_path), name, "50"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 0, done.stderr
     kills, midway, ends = map(int, done.stdout.split())
     assert kills == 50

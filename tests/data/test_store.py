@@ -27,7 +27,7 @@ from symnet.data.readers import SPLITS, Reader, open_reader
 from symnet.data.store import make_store, partition
 from symnet.data.stored import Store, StoredReader, source_sum
 from symnet.errors import UserError
-from tests.killing import killed_after
+from tests.killing import KILLED, killed_at, lines_of
 
 PROVENANCE = Provenance(stage="store", settings="s", code="c")
 MODES = ("RGB", "L", "CMYK", "P", "RGBA")
@@ -373,16 +373,16 @@ def test_a_folder_that_cannot_be_written_is_told_and_one_that_is_only_read_will_
     assert sorted(folder.iterdir()) == before
 
 
-def _slow(root: Path) -> None:
-    """Make a store whose shards take their time on the way to the disk."""
+def _in_pieces(root: Path, size: int, pause: float) -> None:
+    """Make a store whose shards come to the disk in pieces of `size` bytes, with `pause` seconds after each."""
 
-    def slowly(path: Path, data: memoryview) -> None:
+    def write(path: Path, data: memoryview) -> None:
         with open(path, "wb", buffering=0) as file:
-            for start in range(0, len(data), 2000):
-                file.write(data[start : start + 2000])
-                time.sleep(0.001)
+            for start in range(0, len(data), size):
+                file.write(data[start : start + size])
+                time.sleep(pause)
 
-    Path.write_bytes = slowly  # of this process alone
+    Path.write_bytes = write  # of this process alone
     make_store(voc_settings(), root, root / "lists", root / "store.json", 1, PROVENANCE)
 
 
@@ -397,13 +397,11 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(voc_set: Path) -> None
         (voc_set / "store.json").unlink(missing_ok=True)
 
     forget()
-    start = time.monotonic()
-    assert killed_after(None, _slow, voc_set) == 0
-    undisturbed = time.monotonic() - start  # however busy the machine is
+    lines = lines_of(_in_pieces, voc_set, 100, 0)
     forget()
     halves = killed = 0
     for _ in range(50):
-        killed += killed_after(float(rng.uniform(0, 0.8 * undisturbed)), _slow, voc_set) == -9
+        killed += killed_at(int(rng.integers(1, lines)), _in_pieces, voc_set, 100, 0) == KILLED
         left = files(voc_set)
         assert left.items() <= whole.items()
         halves += bool(list(voc_set.glob("store-*/.*.partial")))
@@ -419,7 +417,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(voc_set: Path) -> None
 def test_of_two_writers_one_waits(voc_set: Path) -> None:
     lists = index(voc_set, voc_settings())
     context = multiprocessing.get_context("fork")
-    children = [context.Process(target=_slow, args=(voc_set,)) for _ in range(2)]
+    children = [context.Process(target=_in_pieces, args=(voc_set, 2000, 0.001)) for _ in range(2)]
     for child in children:
         child.start()
     for child in children:
