@@ -237,7 +237,7 @@ def test_what_is_there_is_never_overwritten(site: Site, tmp_path: Path) -> None:
 def test_the_rate_is_kept(site: Site, tmp_path: Path) -> None:
     start = time.monotonic()
     fetched(entry_of(site), tmp_path, replace(HOW, rate=600_000))
-    assert 0.5 <= time.monotonic() - start < 2
+    assert 0.5 <= time.monotonic() - start < 10
 
 
 def test_a_proxy_of_the_environment(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
