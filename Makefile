@@ -36,11 +36,12 @@ ui: .venv/ready
 clean:
 	rm -rf .venv results .snakemake
 
-# torch by pip, which finds a wheel for CPUs where one is configured; the rest by uv, in a sixth of pip's time, or by pip where uv can not.
+# torch by pip, which finds a wheel for CPUs where one is configured; the rest by uv, in a sixth of pip's time and with the certificates of
+# the system, as pip, or by pip where uv can not.
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch torchvision uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,web]' || \
+	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --constraint constraints.txt --editable '.[dev,web]' || \
 	  $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,web]'
 	$(BIN)/python -m compileall -qq -j 0 -x '/tests/' .venv/lib || true # byte code, by all cores, where an installer would use one
 	touch $@
