@@ -151,6 +151,13 @@ class Cluster:
     def node_state(self) -> str:
         return run("sinfo", "-h", "-o", "%t", "-n", self.host, check=False).split("\n")[0].strip()
 
+    def kill_node(self) -> None:
+        """slurmd dies, and what it ran goes on; until the controller gives the node up. Its log says so, where `sinfo` once did not."""
+        log, told = self.folder / "slurmctld.log", "not responding, setting DOWN"
+        before = log.read_text().count(told)
+        end("slurmd", RUN / "slurmd.pid", signal.SIGKILL)
+        wait("node given up", lambda: log.read_text().count(told) > before, 120)
+
     def jobs(self, rule: str = "") -> list[dict[str, str]]:
         """id, state, partition, GRES, comment of every job that the controller knows, oldest first; of one rule, if told."""
         found = run("squeue", "--states=all", "--noheader", "--sort=i", "--Format=JobID:|,State:|,Partition:|,tres-per-job:|,Comment:200")
