@@ -19,12 +19,12 @@ from symnet.model import head
 from tests.marks import some
 
 CPU = torch.device("cpu")
-TINY = Sizes("efficientnet_lite0", 65, 2, 16, 16, 65, 2, rounds=2, image_side=96, large=97, tested=4)
+TINY = Sizes("efficientnet_lite0", 65, 2, 16, 16, 65, 2, rounds=2, image_side=96, large=97, tested=4, paper=81)
 FIGURES = [
     "backbone",
     *(f"train step, {k}-shot{how}" for how in ("", ", from the cache") for k in (1, 5)),
     *(f"evaluation{how}, {k}-shot" for how in ("", " from records") for k in (1, 5)),
-    "train step at 97 px, 1-shot",
+    *("evaluation from records at 81 px, 1-shot", "train step at 97 px, 1-shot"),
     *("SPM", "TDC correlations", "masked means + triplet", "bilinear resize + gradient", "upsampling + counting"),
     *("base learner step", "image store read", "HDF5 cache read", "episode records read"),
     *("backbone, folded", "backbone, folded, bfloat16"),

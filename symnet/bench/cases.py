@@ -100,10 +100,10 @@ def plain_step(
     return plain, losses
 
 
-def large_step(material: Material) -> Case:
-    """A step of training on larger images, 1 shot."""
-    larger = Material(dataclasses.replace(material.sizes, size=material.sizes.large), material.device)
-    return dataclasses.replace(train_step(larger, 1), name=f"train step at {larger.sizes.size} px, 1-shot")
+def larger(make: Callable[[Material, int], Case], what: str, material: Material, size: int) -> Case:
+    """`what`, which `make` makes, on images of another size, 1 shot."""
+    other = Material(dataclasses.replace(material.sizes, size=size), material.device)
+    return dataclasses.replace(make(other, 1), name=f"{what} at {size} px, 1-shot")
 
 
 def evaluation(material: Material, shots: int) -> Case:

@@ -60,11 +60,13 @@ def all_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
     """What makes each case, in the order of the table; a case's tensors are freed with it."""
     whole = (cases.train_step, partial(cases.train_step, cached=True), cases.evaluation, cases.recorded)
     of_shots = [partial(make, material, shots) for make in whole for shots in table1.SHOTS]
+    sizes = material.sizes
     parts = (pieces.prior, pieces.correlations, pieces.regions_and_triplet, pieces.resizing, pieces.counting, cases.base_step)
     return [
         partial(cases.backbone, material),
         *of_shots,
-        partial(cases.large_step, material),
+        *([partial(cases.larger, cases.recorded, "evaluation from records", material, sizes.paper)] if sizes.paper else []),
+        partial(cases.larger, cases.train_step, "train step", material, sizes.large),
         *(partial(make, material) for make in parts),
         partial(pieces.store_read, disk),
         partial(pieces.cache_read, material, disk),
