@@ -5,7 +5,8 @@ Such a function can be recorded once and replayed (a CUDA graph): one launch for
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from statistics import median
 from typing import cast
 
@@ -70,7 +71,8 @@ class Captured:
     A replay writes to the same memory as the one before: gradients are handed over, or added to those that are there.
     """
 
-    def __init__(self, work: Run, parameters: Sequence[Tensor], example: Columns) -> None:
+    def __init__(self, work: Run, parameters: Sequence[Tensor], example: Columns, undo: Callable[[], None]) -> None:
+        """undo: puts back what a call changes, gradients among it. Raises `RuntimeError` for work that cannot be recorded."""
         self.parameters = parameters
         self.columns = {name: value.clone() for name, value in example.items()}
         stream = torch.cuda.Stream()
@@ -78,12 +80,12 @@ class Captured:
         with torch.cuda.stream(stream):  # tuning, lazy set-up and cached constants are no part of the recording
             for _ in range(WARM_UP):
                 work(self.columns)
-                _forget(parameters)
+                undo()
         torch.cuda.current_stream().wait_stream(stream)
         gc.collect()
         torch.cuda.empty_cache()  # the recording has memory of its own
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # a thread is loading meanwhile
+        with _recovering(), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # a thread is loading meanwhile
             seen = work(self.columns)
             self.names, self.seen = list(seen), torch.stack(list(seen.values()))
         self.gradients = [p.grad for p in parameters]
@@ -106,7 +108,7 @@ class Captured:
 class Step:
     """`ForwardBackward` in the way that `train.compile` asks for. Chosen at the first call, and anew for other shapes.
 
-    The trials leave weights, gradients, running statistics and generators as they are.
+    The trials leave weights, gradients, buffers and generators as they are, and each begins with what the one before began with.
     """
 
     def __init__(self, work: ForwardBackward, wanted: str, steps: int, tell: Callable[[Chosen[Run]], None]) -> None:
@@ -127,36 +129,41 @@ class Step:
     def _choose(self, columns: Columns) -> Run:
         ways = [Way[Run]("off", lambda: self.work)]
         if self.work.source.device.type == "cuda":
-            ways.append(Way("graph", lambda: Captured(self.work, self.parameters, columns)))
-            ways.append(Way("compile", lambda: self._compiled(columns), COMPILING))
+            ways.append(Way("graph", lambda: Captured(self.work, self.parameters, columns, undo)))
+            ways.append(Way("compile", lambda: self._compiled(columns, undo), COMPILING))
         elif self.wanted in ("auto", "off"):
             return self.work
         gathered, cpu, gpu = [p.grad for p in self.parameters], torch.get_rng_state(), _gpu_state()
-        statistics = [buffer.clone() for buffer in self.work.method.buffers()]
-        _forget(self.parameters)
+        buffers = [(buffer, buffer.clone()) for buffer in self.work.method.buffers()]
+
+        def undo() -> None:
+            _forget(self.parameters)
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+        undo()
         try:
-            chosen = choose(self.wanted, ways, lambda run: self._seconds(run, columns), self.steps)
+            chosen = choose(self.wanted, ways, lambda run: self._seconds(run, columns, undo), self.steps)
         finally:
+            undo()
             torch.set_rng_state(cpu)
             if gpu is not None:
                 torch.cuda.set_rng_state(gpu)
             for p, gradient in zip(self.parameters, gathered, strict=True):
                 p.grad = gradient
-            for buffer, value in zip(self.work.method.buffers(), statistics, strict=True):
-                buffer.copy_(value)
         self.tell(chosen)
         return chosen.step
 
-    def _compiled(self, columns: Columns) -> Captured:
+    def _compiled(self, columns: Columns, undo: Callable[[], None]) -> Captured:
         """A recording of the step with its trained part compiled; what is not recorded runs as it is written."""
         self.work.method.compiled = True
         try:
-            return Captured(self.work, self.parameters, columns)
+            return Captured(self.work, self.parameters, columns, undo)
         finally:
             self.work.method.compiled = False
 
-    def _seconds(self, run: Run, columns: Columns) -> float:
-        """A call's, the median of some."""
+    def _seconds(self, run: Run, columns: Columns, undo: Callable[[], None]) -> float:
+        """A call's, the median of some; what it does is undone after each."""
         times = []
         for _ in range(WARM_UP + TIMED):
             torch.cuda.synchronize()
@@ -164,8 +171,22 @@ class Step:
             run(columns)
             torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-            _forget(self.parameters)
+            undo()
         return median(times[WARM_UP:])
+
+
+@contextmanager
+def _recovering() -> Iterator[None]:
+    """After a recording that failed this thread works on its own stream again, and dropout draws: torch may leave both recording."""
+    stream = torch.cuda.current_stream()
+    try:
+        yield
+    except RuntimeError:
+        torch.cuda.set_stream(stream)
+        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):  # its end is the end of theirs, before torch 2.13
+            torch.zeros(1, device="cuda")
+        torch.cuda.set_stream(stream)
+        raise
 
 
 def _gpu_state() -> Tensor | None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from symnet.backbones.folded import Folded, fold
 from symnet.base_learner import BaseLearner
@@ -52,3 +53,10 @@ def answering(base: BaseLearner, dtype: torch.dtype, channels_last: bool) -> Bas
     order = torch.channels_last if channels_last else torch.contiguous_format
     head = fold(base.head).to(dtype).to(memory_format=order).requires_grad_(False)
     return replace(base, backbone=Folded(base.backbone, dtype, channels_last), head=head)
+
+
+def to_channels_last(module: nn.Module) -> None:
+    """The weights of 2D convolutions, in place. `Module.to` refuses a module that has a parameter of five dimensions as well."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -42,9 +42,13 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def tune_convolutions() -> None:
-    """Let cuDNN try its algorithms on each new shape: images have one size, so there are few shapes."""
+def tune_cudnn() -> None:
+    """Let cuDNN try its convolutions on each new shape: images have one size, so there are few. Attention is left to torch's own kernels.
+
+    cuDNN's comes first on newer GPUs, and raises where it has no plan for a head's odd sizes or masks.
+    """
     torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class StopSignal:

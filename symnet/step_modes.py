@@ -49,6 +49,7 @@ def choose(wanted: str, ways: Sequence[Way[Step]], seconds: Callable[[Step], flo
         if way.cost * PAYS > steps * least:
             told.append(f"{way.name} not tried, the run is too short to pay for it")
             continue
+        step = None  # the one before, which may hold a step's memory
         try:
             step = way.build()
             found[way.name] = seconds(step)

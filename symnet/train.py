@@ -29,7 +29,7 @@ from symnet.keeper import Keeper, Run
 from symnet.lease import Lease, hold
 from symnet.methods import METHODS, method_class, own_settings, recipe_of
 from symnet.parallel import ALONE, Ranks, check_shares
-from symnet.precision import answering, precision_of
+from symnet.precision import answering, precision_of, to_channels_last
 from symnet.prefetch import Stall
 from symnet.progress import progress
 from symnet.rates import Advisor, Rates, measure
@@ -163,7 +163,7 @@ def _train(
     validation = Validation(chosen_on, tested, base, torch.from_numpy(vectors), size, ranks)
     method = method_class(run.method)(settings, base.backbone, run.shots, vectors.shape[1], source.side).to(device)
     if last:
-        method.to(memory_format=torch.channels_last)
+        to_channels_last(method)
     method.dtype = precision.trained
     trainer = Trainer(method, settings, settings.train.total_steps(len(train_list.rows)), recipe_of(settings, run.method))
     found = load_latest(run.state, STAGE, run.provenance.settings)

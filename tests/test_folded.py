@@ -1,6 +1,7 @@
 """The answering form of backbones and base learners: the plain one's values, in float32 and in 16 bits; what of it is fused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,6 +153,44 @@ def test_what_a_precision_means(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_fused_call_is_asked_for_on_a_cpu() -> None:
     assert not module.cudnn_fuses(CPU, torch.bfloat16)
+
+
+@torch.no_grad()
+def test_where_cudnn_has_no_fused_call_for_a_shape_the_plain_calls_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked once a convolution; of the image's three channels never."""
+    asked: list[tuple[int, ...]] = []
+
+    def relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, **where: Any) -> torch.Tensor:
+        asked.append(tuple(weight.shape))
+        if where["dilation"] != (1, 1):
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+        return nn.functional.conv2d(x, weight, bias, **where).relu()
+
+    def add_relu(x: torch.Tensor, weight: torch.Tensor, z: torch.Tensor, alpha: float, bias: torch.Tensor, **where: Any) -> torch.Tensor:
+        asked.append(tuple(weight.shape))
+        return (nn.functional.conv2d(x, weight, bias, **where) + alpha * z).relu()
+
+    torch.manual_seed(0)
+    plain = calibrated("resnet50").requires_grad_(False)
+    monkeypatch.setattr(module, "cudnn_fuses", lambda device, dtype: True)
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", relu)
+    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", add_relu)
+    folded = Folded(plain, torch.float32, True)
+    assert error(folded(images()), plain(images())) < 1e-4
+    first = len(asked)
+    assert all(shape[1] % 8 == 0 for shape in asked)
+    assert error(folded(images()), plain(images())) < 1e-4
+    dilated = [part for part in folded.modules() if isinstance(part, _Rectified) and part.where["dilation"] != (1, 1)]
+    assert len(dilated) == 9
+    assert not any(part.fused for part in dilated)
+    assert len(asked) == 2 * first - len(dilated)
+
+    def short(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", short)
+    with pytest.raises(torch.OutOfMemoryError):  # a smaller batch may do
+        folded(images())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

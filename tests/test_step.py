@@ -1,7 +1,9 @@
 """A step of training: which way it is run, that no way changes what it computes, and that the host waits for nothing in it."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,15 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from symnet import forward_backward
+from symnet.backbones.unasked import Unasked
 from symnet.base_learner import BaseLearner
 from symnet.bench.material import Material, Sizes
 from symnet.config import Settings
 from symnet.errors import UserError
 from symnet.forward_backward import Captured, ForwardBackward, Step
 from symnet.image_sources import Images
+from symnet.methods import METHODS, method_class
 from symnet.methods.symnet import SymNetMethod
 from symnet.model.divisors import Divisors
-from symnet.precision import answering
+from symnet.precision import answering, to_channels_last
 from symnet.sources import Columns
 from symnet.step_modes import Chosen, Way, choose
 from symnet.trainer import Trainer
@@ -26,6 +30,7 @@ from tests.marks import some
 
 CPU = torch.device("cpu")
 TINY = Sizes("efficientnet_lite0", 65, 2, 16, 16, 65, 2, rounds=2, image_side=96)
+TRAINED = [name for name, entry in METHODS.items() if entry.trained]
 
 pytestmark = pytest.mark.xdist_group("bench")  # made once
 
@@ -112,7 +117,9 @@ class Given(Images):
         return {name: value.to(self.device) for name, value in loaded.items()}
 
 
-def made(shots: int, device: torch.device = CPU, low: torch.dtype = torch.float32, **model: Any) -> tuple[ForwardBackward, list, Columns]:
+def made(
+    shots: int, device: torch.device = CPU, low: torch.dtype = torch.float32, name: str = "symnet", **model: Any
+) -> tuple[ForwardBackward, list, Columns]:
     """A step's work, its episodes and what was loaded for them."""
     torch.manual_seed(0)
     material = Material(TINY, CPU)
@@ -121,9 +128,12 @@ def made(shots: int, device: torch.device = CPU, low: torch.dtype = torch.float3
     loaded = {"images": material.images(count), "mask": material.masks(count)}
     base = answering(material.base, low, False).to(device)
     settings = Settings.model_validate(material.settings.model_dump() | {"model": {"channels": 16, **model}})
-    method = SymNetMethod(settings, base.backbone, shots, 300, material.side).to(device).train()
+    method = method_class(name)(settings, base.backbone, shots, 300, material.side).to(device).train()
     method.dtype = low
-    return ForwardBackward(method, base, Given(base, material.side, device), material.vectors), episodes, loaded
+    source = Given(base, material.side, device)
+    if METHODS[name].images:
+        source = Given(replace(base, backbone=Unasked(base.backbone.stride)), material.side, device).only((0,))
+    return ForwardBackward(method, base, source, material.vectors), episodes, loaded
 
 
 class NoWaiting(TorchDispatchMode):
@@ -133,6 +143,32 @@ class NoWaiting(TorchDispatchMode):
         found = func(*args, **(kwargs or {}))
         kinds = [{leaf.device.type for leaf in tree_leaves(held) if isinstance(leaf, torch.Tensor)} for held in ((args, kwargs), found)]
         assert "meta" not in kinds[0] or "cpu" not in kinds[1], func
+        return found
+
+
+class Alone(NoWaiting):
+    """Fails also where one takes something from the host, which waits as well unless it is page-locked."""
+
+    MAKERS = ((torch, "tensor"), (torch, "as_tensor"), (torch.Tensor, "new_tensor"))  # what they make of numbers no mode sees
+
+    def __enter__(self) -> Any:
+        self.patch = pytest.MonkeyPatch()
+        for owner, name in self.MAKERS:
+            self.patch.setattr(owner, name, self._refuse)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.patch.undo()
+        super().__exit__(*error)
+
+    @staticmethod
+    def _refuse(*_: object, **__: object) -> None:
+        raise AssertionError("made of the host's numbers")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = super().__torch_dispatch__(func, types, args, kwargs)
+        kinds = [{leaf.device.type for leaf in tree_leaves(held) if isinstance(leaf, torch.Tensor)} for held in ((args, kwargs), found)]
+        assert "cpu" not in kinds[0] or "meta" not in kinds[1], func
         return found
 
 
@@ -157,8 +193,27 @@ def test_the_host_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, shots: int,
     assert {"loss", "loss.ensemble", "known", "predicted.meta"} <= set(seen)
 
 
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("name", TRAINED)
+def test_no_method_waits_or_takes_anything_from_the_host(monkeypatch: pytest.MonkeyPatch, name: str, shots: int) -> None:
+    """What a graph records: all between what was sent and the gradients, once what is kept for good is made."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    work, episodes, loaded = made(shots, torch.device("meta"), name=name)
+    to_channels_last(work.method)
+    work.method.begin_step(len(episodes))
+    columns = work.send(episodes, loaded, None)
+    work(columns)
+    with Alone():
+        seen = work(columns)
+    assert seen["loss"].device.type == "meta"
+    assert sum(p.grad is not None for p in work.method.parameters()) > 3
+
+
 def test_a_wait_would_be_found() -> None:
     x = torch.ones(3, device="meta")
+    for taking in (lambda: x.new_tensor([1, 2]), lambda: torch.tensor(1, device="meta"), lambda: torch.ones(3).to("meta")):
+        with pytest.raises(AssertionError), Alone():
+            taking()
     for wait in (lambda: x.sum().item(), lambda: x.nonzero(), lambda: x[x > 0], lambda: x.cpu(), lambda: bool(x.any())):
         with pytest.raises((AssertionError, NotImplementedError, RuntimeError)), NoWaiting():
             wait()
@@ -251,7 +306,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recording]:
 
 def captured(work: ForwardBackward, columns: Columns) -> Captured:
     parameters = [p for p in work.method.parameters() if p.requires_grad]
-    found = Captured(work, parameters, columns)
+    found = Captured(work, parameters, columns, partial(forward_backward._forget, parameters))
     graph = found.graph
     graph.gradients, graph.seen = [g for g in found.gradients if g is not None], found.seen
 
@@ -323,6 +378,55 @@ def test_trials_leave_generators_and_gradients_alone(monkeypatch: pytest.MonkeyP
     assert len(told) == 2  # fewer episodes
 
 
+def test_a_trial_begins_with_what_the_one_before_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NTRENet's memory has room for what one step brings, and a trial is a dozen steps' computing within one."""
+    work, episodes, loaded = made(1, name="ntrenet")
+    work.method.begin_step(len(episodes))
+    columns = work.send(episodes, loaded, None)
+    before = {name: buffer.clone() for name, buffer in work.method.named_buffers()}
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def choice(wanted: str, ways: list, seconds: Callable, steps: int) -> Chosen:
+        assert seconds(ways[0].build()) > 0
+        seen.append({name: buffer.clone() for name, buffer in work.method.named_buffers()})
+        return Chosen("off", ways[0].build(), "trial")
+
+    monkeypatch.setattr(forward_backward, "choose", choice)
+    monkeypatch.setattr(forward_backward, "_gpu_state", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    work.source.device = torch.device("cuda")
+    Step(work, "auto", 10, lambda chosen: None)(columns)
+    assert seen[0].keys() == before.keys()
+    assert all(torch.equal(seen[0][name], before[name]) for name in before)
+    memory = work.method.memory
+    assert int(memory.filled) == len(memory.owner) > 0  # by the one step after the trials
+
+
+def test_after_a_recording_that_failed_the_thread_has_its_own_stream(monkeypatch: pytest.MonkeyPatch, recorded: type[Recording]) -> None:
+    """And what torch took for recording has come to its end: a recording that succeeds follows."""
+    work, episodes, loaded = made(1)
+    calls: list[object] = []
+
+    @contextlib.contextmanager
+    def graph(held: object, capture_error_mode: str = "global") -> Iterator[None]:
+        calls.append(capture_error_mode)
+        yield
+        if len(calls) == 1:
+            raise RuntimeError("invalidated")
+
+    class Now:
+        def wait_stream(self, other: object) -> None: ...
+
+    own = Now()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: own)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "set_stream", calls.append)
+    monkeypatch.setattr(torch, "zeros", lambda *_, device: calls.append(device))
+    with pytest.raises(RuntimeError, match="invalidated"):
+        captured(work, work.send(episodes, loaded, None))
+    assert calls == ["thread_local", own, "global", "cuda", own]
+
+
 def test_on_a_cpu_nothing_is_tried() -> None:
     work, episodes, loaded = made(1)
     step = Step(work, "auto", 10, lambda chosen: pytest.fail("told"))
@@ -339,7 +443,8 @@ def test_a_graph_computes_what_the_plain_step_does(shots: int, monkeypatch: pyte
     columns = work.send(episodes, loaded, None)
     seen, wanted = work(columns), gradients(work.method)
     work.method.zero_grad()
-    replay = Captured(work, [p for p in work.method.parameters() if p.requires_grad], columns)
+    trained = [p for p in work.method.parameters() if p.requires_grad]
+    replay = Captured(work, trained, columns, partial(forward_backward._forget, trained))
     for _ in range(2):
         work.method.zero_grad()
         found = replay(columns)

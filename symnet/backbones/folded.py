@@ -7,6 +7,7 @@ sum, bias and ReLU is one kernel. cuDNN's fused calls run on GPUs, in 16 bits; e
 
 import copy
 import operator
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar, cast
@@ -20,6 +21,7 @@ from symnet import kernels
 from symnet.backbones.base import Backbone, Levels
 
 M = TypeVar("M", bound=nn.Module)
+ALIGNED = 8  # input channels that cuDNN's kernels for 16 bits work in
 
 
 class Folded(Backbone):
@@ -89,15 +91,27 @@ def cudnn_fuses(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class _Fused(nn.Module):
-    """A convolution and what it takes along; `fused`: in one call."""
+    """A convolution and what it takes along; `fused`: in one call, until cuDNN has none for its shape."""
 
     def __init__(self, convolution: nn.Conv2d, fused: bool) -> None:
         super().__init__()
-        self.convolution, self.fused = convolution, fused
+        self.convolution = convolution
+        self.fused = fused and convolution.in_channels % ALIGNED == 0  # of an image's three channels it has slow ones at best
         names = ("stride", "padding", "dilation", "groups")
         self.where: dict[str, Any] = {name: getattr(convolution, name) for name in names}
         if convolution.bias is None:
             convolution.bias = nn.Parameter(convolution.weight.new_zeros(convolution.out_channels))
+
+    def either(self, in_one: Callable[[], Tensor], apart: Callable[[], Tensor]) -> Tensor:
+        """By the fused call, or by plain ones."""
+        if self.fused:
+            try:
+                return in_one()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                self.fused = False
+        return apart()
 
 
 class _Rectified(_Fused):
@@ -105,9 +119,10 @@ class _Rectified(_Fused):
 
     def forward(self, x: Tensor) -> Tensor:
         c = self.convolution
-        if self.fused:
-            return torch.cudnn_convolution_relu(x, c.weight, c.bias, **self.where)
-        return F.relu(c(x), inplace=True)
+        return self.either(
+            lambda: torch.cudnn_convolution_relu(x, c.weight, c.bias, **self.where),
+            lambda: F.relu(c(x), inplace=True),
+        )
 
 
 class _Added(_Fused):
@@ -115,9 +130,10 @@ class _Added(_Fused):
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
         c = self.convolution
-        if self.fused:
-            return torch.cudnn_convolution_add_relu(x, c.weight, shortcut, 1.0, c.bias, **self.where)
-        return F.relu(c(x).add_(shortcut), inplace=True)
+        return self.either(
+            lambda: torch.cudnn_convolution_add_relu(x, c.weight, shortcut, 1.0, c.bias, **self.where),
+            lambda: F.relu(c(x).add_(shortcut), inplace=True),
+        )
 
 
 class _Joined(_Fused):

@@ -19,7 +19,7 @@ from symnet.bench.timing import Case, Values, numbered
 from symnet.forward_backward import ForwardBackward, Step
 from symnet.methods.symnet import SymNetMethod
 from symnet.model.correlation import correlation_maps
-from symnet.precision import answering, precision_of
+from symnet.precision import answering, precision_of, to_channels_last
 from symnet.sources import Columns, Features
 from symnet.step_modes import Chosen
 from symnet.trainer import Trainer
@@ -119,7 +119,7 @@ def _work(material: Material, shots: int) -> tuple[ForwardBackward, SymNetMethod
     base = answering(material.base, precision.frozen, last)
     method = material.method(shots)
     if last:
-        method.to(memory_format=torch.channels_last)
+        to_channels_last(method)
     method.dtype = precision.trained
     episodes = material.episodes(shots)
     count = len(episodes) * (1 + shots)

@@ -102,12 +102,12 @@ def store_of(manifest: Path | None, train: Path | None = None, test: Path | None
 
 def use_device(name: str, threads: int) -> "torch.device":
     """The device a command asks for, its CPU threads set. Raises `UserError`."""
-    from symnet.runtime import choose_device, tune_convolutions, use_threads
+    from symnet.runtime import choose_device, tune_cudnn, use_threads
 
     use_threads(threads)
     found = choose_device(name)
     if found.type == "cuda":
-        tune_convolutions()
+        tune_cudnn()
     return found
 
 

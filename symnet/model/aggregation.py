@@ -17,7 +17,7 @@ ALIGNED = 8  # columns that such a kernel asks of the values
 KERNELS = ((3, 3, 3), (5, 3, 3), (5, 5, 3))  # of the fourth, third and second stage
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def positions(count: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[count, channels]: sines and cosines, in turn, of a position's number. A constant, as `resize.interpolation_matrix`."""
     with torch.inference_mode(False), torch.no_grad():

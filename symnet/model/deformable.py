@@ -44,7 +44,7 @@ class DeformableAttention(nn.Module):
         value = (self.value(x) * kept).unflatten(3, (HEADS, -1)).permute(0, 3, 4, 1, 2).flatten(0, 1)  # [B h, C / h, H, W]
         with exactly(x.device):  # 16 bits tell no place in a map from its neighbours
             offset = F.linear(wide(placed), self.offsets.weight, self.offsets.bias).unflatten(3, (HEADS, POINTS, 2))
-        size = offset.new_tensor([width, height])
+        size = extent(height, width, offset.device, offset.dtype)
         grid = centres(height, width, offset.device, offset.dtype)[:, :, None, None] + 2 * offset / size  # [B, H, W, h, P, 2]
         grid = grid.permute(0, 3, 1, 2, 4, 5).reshape(-1, height * width, POINTS, 2)
         weight = self.drop_weights(self.weights(placed).unflatten(3, (HEADS, POINTS)).softmax(4))
@@ -54,7 +54,14 @@ class DeformableAttention(nn.Module):
         return self.project(found.flatten(1, 2).transpose(1, 2).unflatten(1, (height, width)))
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache
+def extent(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[2]: width and height. A constant, as those below: made once, since a copy from the host is waited for."""
+    with torch.inference_mode(False):
+        return torch.tensor([width, height], device=device, dtype=dtype)
+
+
+@functools.cache
 def centres(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[H, W, 2]: column and row of each position's centre, in [-1, 1] from edge to edge."""
     with torch.inference_mode(False):
@@ -62,7 +69,7 @@ def centres(height: int, width: int, device: torch.device, dtype: torch.dtype) -
         return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), 2)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache
 def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """[H, W, C] float32: sines and cosines in turn, of the row in the first half of the channels and of the column in the second.
 

@@ -125,7 +125,7 @@ def _along(x: Tensor, length: int) -> Tensor:
     return batched(band.expand(len(flat), -1, -1), flat).view_as(x)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache
 def _band(size: int, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[size, size], symmetric: 1/length where two positions are at most length // 2 apart."""
     with torch.inference_mode(False):

@@ -20,9 +20,10 @@ def resize(x: Tensor, size: int, corners: bool = True) -> Tensor:
     return rows @ x @ columns.T
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def interpolation_matrix(n: int, m: int, device: torch.device, dtype: torch.dtype, corners: bool = True) -> Tensor:
-    """[m, n]: the weights of n samples in each of m interpolated ones. A constant: no gradient, kept per device and type."""
+    """[m, n]: the weights of n samples in each of m interpolated ones. A constant: no gradient, kept for good per device
+    and type, since a CUDA graph reads it where it lay when the graph was recorded."""
     with torch.inference_mode(False), torch.no_grad():
         eye = torch.eye(n, device=device, dtype=torch.promote_types(dtype, torch.float32))
         return F.interpolate(eye[None], size=m, mode="linear", align_corners=corners)[0].T.contiguous().to(dtype)
@@ -34,7 +35,7 @@ def pool(x: Tensor, size: int) -> Tensor:
     return rows @ x @ columns.T
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _pooling_matrix(n: int, m: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[m, n]: each row the mean of its samples. A constant, as the one above."""
     with torch.inference_mode(False), torch.no_grad():
