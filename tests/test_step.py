@@ -209,6 +209,28 @@ def test_no_method_waits_or_takes_anything_from_the_host(monkeypatch: pytest.Mon
     assert sum(p.grad is not None for p in work.method.parameters()) > 3
 
 
+@pytest.mark.parametrize("name", some(["symnet", "hsnet", "dcama", "ssp"], "symnet"))
+def test_what_is_compiled_computes_the_same(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Traced, with its backward, and run by the library's operations: what a GPU's code is made from."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda run, **options: compiled(run, backend="aot_eager", **options))
+    work, episodes, loaded = made(1, name=name)
+    columns = work.send(episodes, loaded, None)
+    statistics = [buffer.clone() for buffer in work.method.buffers()]
+    torch.manual_seed(3)
+    seen, wanted = work(columns), gradients(work.method)
+    work.method.zero_grad()
+    for buffer, value in zip(work.method.buffers(), statistics, strict=True):
+        buffer.copy_(value)
+    work.method.compiled = True
+    torch.manual_seed(3)
+    found = work(columns)
+    assert float(found["loss"]) == pytest.approx(float(seen["loss"]), rel=1e-6)
+    assert gradients(work.method).keys() == wanted.keys()
+    for part, gradient in gradients(work.method).items():
+        torch.testing.assert_close(gradient, wanted[part], rtol=1e-5, atol=1e-6)
+
+
 def test_a_wait_would_be_found() -> None:
     x = torch.ones(3, device="meta")
     for taking in (lambda: x.new_tensor([1, 2]), lambda: torch.tensor(1, device="meta"), lambda: torch.ones(3).to("meta")):

@@ -1,6 +1,5 @@
 """DCAMA's learner: the query's mask as the mean of all the supports' pixels, weighted by attention, a map a block; then decoded in 2D."""
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from symnet.model.constants import constant
 from symnet.model.resize import resize, resize_mask
 
 HEADS, GROUPS = 8, 4  # of attention; of channels, each normalised
@@ -17,13 +17,12 @@ ALIGNED = 8  # columns that such a kernel asks of the values
 KERNELS = ((3, 3, 3), (5, 3, 3), (5, 5, 3))  # of the fourth, third and second stage
 
 
-@functools.cache
+@constant
 def positions(count: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[count, channels]: sines and cosines, in turn, of a position's number. A constant, as `resize.interpolation_matrix`."""
-    with torch.inference_mode(False), torch.no_grad():
-        number = torch.arange(count, device=device, dtype=torch.float32).unsqueeze(1)
-        angle = number / TEMPERATURE ** (torch.arange(0, channels, 2, device=device, dtype=torch.float32) / channels)
-        return torch.stack([angle.sin(), angle.cos()], 2).flatten(1).to(dtype)
+    """[count, channels]: sines and cosines, in turn, of a position's number."""
+    number = torch.arange(count, device=device, dtype=torch.float32).unsqueeze(1)
+    angle = number / TEMPERATURE ** (torch.arange(0, channels, 2, device=device, dtype=torch.float32) / channels)
+    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1).to(dtype)
 
 
 class MaskAttention(nn.Module):

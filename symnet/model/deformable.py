@@ -1,12 +1,12 @@
 """Deformable self-attention (Zhu et al., ICLR 2021) in one map, by bilinear sampling of the library, and the sine positions beside it."""
 
-import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from symnet.model.constants import constant
 from symnet.model.numbers import exactly, wide
 
 HEADS, POINTS = 8, 9
@@ -54,34 +54,31 @@ class DeformableAttention(nn.Module):
         return self.project(found.flatten(1, 2).transpose(1, 2).unflatten(1, (height, width)))
 
 
-@functools.cache
+@constant
 def extent(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[2]: width and height. A constant, as those below: made once, since a copy from the host is waited for."""
-    with torch.inference_mode(False):
-        return torch.tensor([width, height], device=device, dtype=dtype)
+    """[2]: width and height. Made once: a copy from the host is waited for."""
+    return torch.tensor([width, height], device=device, dtype=dtype)
 
 
-@functools.cache
+@constant
 def centres(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[H, W, 2]: column and row of each position's centre, in [-1, 1] from edge to edge."""
-    with torch.inference_mode(False):
-        rows, columns = (2 * (torch.arange(n, device=device, dtype=dtype) + 0.5) / n - 1 for n in (height, width))
-        return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), 2)
+    rows, columns = (2 * (torch.arange(n, device=device, dtype=dtype) + 0.5) / n - 1 for n in (height, width))
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), 2)
 
 
-@functools.cache
+@constant
 def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """[H, W, C] float32: sines and cosines in turn, of the row in the first half of the channels and of the column in the second.
 
     Rows and columns are counted from 1 and scaled to 2 pi; wavelengths go up by `TEMPERATURE` over the channels.
     """
-    with torch.inference_mode(False):
-        wavelength = TEMPERATURE ** (torch.arange(0, channels // 2, 2, device=device) / (channels // 2))
+    wavelength = TEMPERATURE ** (torch.arange(0, channels // 2, 2, device=device) / (channels // 2))
 
-        def of_axis(count: int) -> Tensor:
-            phase = torch.arange(1, count + 1, device=device) / (count + 1e-6) * (2 * math.pi)
-            angle = phase[:, None] / wavelength  # [count, C / 4]
-            return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
+    def of_axis(count: int) -> Tensor:
+        phase = torch.arange(1, count + 1, device=device) / (count + 1e-6) * (2 * math.pi)
+        angle = phase[:, None] / wavelength  # [count, C / 4]
+        return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
 
-        rows, columns = of_axis(height)[:, None], of_axis(width)[None]
-        return torch.cat([rows.expand(-1, width, -1), columns.expand(height, -1, -1)], 2)
+    rows, columns = of_axis(height)[:, None], of_axis(width)[None]
+    return torch.cat([rows.expand(-1, width, -1), columns.expand(height, -1, -1)], 2)

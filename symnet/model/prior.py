@@ -1,12 +1,12 @@
 """Prior masks: where the query resembles the support, from high-level features, without parameters."""
 
-import functools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from symnet.model.constants import constant
 from symnet.model.numbers import wide
 from symnet.model.products import batched
 from symnet.model.resize import resize
@@ -125,9 +125,8 @@ def _along(x: Tensor, length: int) -> Tensor:
     return batched(band.expand(len(flat), -1, -1), flat).view_as(x)
 
 
-@functools.cache
+@constant
 def _band(size: int, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[size, size], symmetric: 1/length where two positions are at most length // 2 apart."""
-    with torch.inference_mode(False):
-        places = torch.arange(size, device=device)
-        return ((places[:, None] - places).abs() <= length // 2).to(dtype) / length
+    places = torch.arange(size, device=device)
+    return ((places[:, None] - places).abs() <= length // 2).to(dtype) / length

@@ -1,10 +1,10 @@
 """Bilinear resizing, and the sides it resizes to."""
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from symnet.model.constants import constant
 
 
 def resize(x: Tensor, size: int, corners: bool = True) -> Tensor:
@@ -20,13 +20,11 @@ def resize(x: Tensor, size: int, corners: bool = True) -> Tensor:
     return rows @ x @ columns.T
 
 
-@functools.cache
+@constant
 def interpolation_matrix(n: int, m: int, device: torch.device, dtype: torch.dtype, corners: bool = True) -> Tensor:
-    """[m, n]: the weights of n samples in each of m interpolated ones. A constant: no gradient, kept for good per device
-    and type, since a CUDA graph reads it where it lay when the graph was recorded."""
-    with torch.inference_mode(False), torch.no_grad():
-        eye = torch.eye(n, device=device, dtype=torch.promote_types(dtype, torch.float32))
-        return F.interpolate(eye[None], size=m, mode="linear", align_corners=corners)[0].T.contiguous().to(dtype)
+    """[m, n]: the weights of n samples in each of m interpolated ones."""
+    eye = torch.eye(n, device=device, dtype=torch.promote_types(dtype, torch.float32))
+    return F.interpolate(eye[None], size=m, mode="linear", align_corners=corners)[0].T.contiguous().to(dtype)
 
 
 def pool(x: Tensor, size: int) -> Tensor:
@@ -35,12 +33,11 @@ def pool(x: Tensor, size: int) -> Tensor:
     return rows @ x @ columns.T
 
 
-@functools.cache
+@constant
 def _pooling_matrix(n: int, m: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[m, n]: each row the mean of its samples. A constant, as the one above."""
-    with torch.inference_mode(False), torch.no_grad():
-        eye = torch.eye(n, device=device, dtype=torch.promote_types(dtype, torch.float32))
-        return F.adaptive_avg_pool1d(eye, m).T.contiguous().to(dtype)
+    """[m, n]: each row the mean of its samples."""
+    eye = torch.eye(n, device=device, dtype=torch.promote_types(dtype, torch.float32))
+    return F.adaptive_avg_pool1d(eye, m).T.contiguous().to(dtype)
 
 
 def resize_mask(mask: Tensor, size: int) -> Tensor:

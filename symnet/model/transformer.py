@@ -87,7 +87,8 @@ class CycleTransformer(nn.Module):
         x = query.permute(0, 2, 3, 1)  # [B, H, W, C]
         tokens = support.permute(0, 1, 3, 4, 2).flatten(1, 3)  # [B, N, C]
         shots, inside = foreground.shape[1], with_both_kinds(foreground).flatten(1)  # [B, N]
-        places = sine_positions(*x.shape[1:], x.device) + self.level
+        height, width, channels = x.shape[1:]
+        places = sine_positions(height, width, channels, x.device) + self.level
         sampled, traces = None, []
         for layer in self.layers:
             if sampled is None or self.training:
