@@ -156,7 +156,9 @@ def test_no_fused_call_is_asked_for_on_a_cpu() -> None:
 
 
 @torch.no_grad()
-def test_where_cudnn_has_no_fused_call_for_a_shape_the_plain_calls_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_cudnn_has_no_fused_call_for_a_shape_the_plain_calls_are_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Asked once a convolution; of the image's three channels never."""
     asked: list[tuple[int, ...]] = []
 
@@ -184,6 +186,9 @@ def test_where_cudnn_has_no_fused_call_for_a_shape_the_plain_calls_are_made(monk
     assert len(dilated) == 9
     assert not any(part.fused for part in dilated)
     assert len(asked) == 2 * first - len(dilated)
+    told = capsys.readouterr().err
+    assert told.count("cuDNN has no fused convolution of ") == 9
+    assert "256 to 256 channels (GET was unable to find an engine" in told
 
     def short(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError

@@ -7,6 +7,7 @@ sum, bias and ReLU is one kernel. cuDNN's fused calls run on GPUs, in 16 bits; e
 
 import copy
 import operator
+import sys
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -19,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from symnet import kernels
 from symnet.backbones.base import Backbone, Levels
+from symnet.errors import one_line
 
 M = TypeVar("M", bound=nn.Module)
 ALIGNED = 8  # input channels that cuDNN's kernels for 16 bits work in
@@ -109,8 +111,10 @@ class _Fused(nn.Module):
                 return in_one()
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError:
+            except RuntimeError as error:
                 self.fused = False
+                shape = f"{self.convolution.in_channels} to {self.convolution.out_channels} channels"
+                print(f"cuDNN has no fused convolution of {shape} ({one_line(error)[:100]}): plain calls", file=sys.stderr, flush=True)
         return apart()
 
 

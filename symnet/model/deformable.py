@@ -56,8 +56,8 @@ class DeformableAttention(nn.Module):
 
 @constant
 def extent(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[2]: width and height. Made once: a copy from the host is waited for."""
-    return torch.tensor([width, height], device=device, dtype=dtype)
+    """[2]: width and height, filled in on the device: a copy from the host would be waited for."""
+    return torch.stack([torch.full((), length, device=device, dtype=dtype) for length in (width, height)])
 
 
 @constant
