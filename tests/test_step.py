@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from symnet import forward_backward
+from symnet.arrange import batch_of
 from symnet.backbones.unasked import Unasked
 from symnet.base_learner import BaseLearner
 from symnet.bench.material import Material, Sizes
@@ -25,6 +26,7 @@ from symnet.model.divisors import Divisors
 from symnet.precision import answering, to_channels_last
 from symnet.sources import Columns
 from symnet.step_modes import Chosen, Way, choose
+from symnet.testing import predicted
 from symnet.trainer import Trainer
 from tests.marks import some
 
@@ -196,7 +198,7 @@ def test_the_host_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, shots: int,
 @pytest.mark.parametrize("shots", [1, 5])
 @pytest.mark.parametrize("name", TRAINED)
 def test_no_method_waits_or_takes_anything_from_the_host(monkeypatch: pytest.MonkeyPatch, name: str, shots: int) -> None:
-    """What a graph records: all between what was sent and the gradients, once what is kept for good is made."""
+    """What a graph records: all between what was sent and the gradients, once what is kept for good is made. And a test, up to its lead."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     work, episodes, loaded = made(shots, torch.device("meta"), name=name)
     to_channels_last(work.method)
@@ -207,6 +209,13 @@ def test_no_method_waits_or_takes_anything_from_the_host(monkeypatch: pytest.Mon
         seen = work(columns)
     assert seen["loss"].device.type == "meta"
     assert sum(p.grad is not None for p in work.method.parameters()) > 3
+    work.method.eval()
+    with torch.no_grad():
+        batch = batch_of(columns, work.source.made(columns), work.base.head)
+        predicted(work.method, work.source.base.backbone, batch)
+        with Alone():
+            lead = predicted(work.method, work.source.base.backbone, batch)
+    assert lead.shape[:2] == (len(episodes), len(work.method.outputs))
 
 
 @pytest.mark.parametrize("name", some(["symnet", "hsnet", "dcama", "ssp"], "symnet"))
