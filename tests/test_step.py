@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -337,7 +336,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recording]:
 
 def captured(work: ForwardBackward, columns: Columns) -> Captured:
     parameters = [p for p in work.method.parameters() if p.requires_grad]
-    found = Captured(work, parameters, columns, partial(forward_backward._forget, parameters))
+    found = Captured(work, parameters, columns, work.method.zero_grad)
     graph = found.graph
     graph.gradients, graph.seen = [g for g in found.gradients if g is not None], found.seen
 
@@ -445,10 +444,7 @@ def test_after_a_recording_that_failed_the_thread_has_its_own_stream(monkeypatch
         if len(calls) == 1:
             raise RuntimeError("invalidated")
 
-    class Now:
-        def wait_stream(self, other: object) -> None: ...
-
-    own = Now()
+    own = torch.cuda.Stream()
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: own)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(torch.cuda, "set_stream", calls.append)
@@ -474,8 +470,7 @@ def test_a_graph_computes_what_the_plain_step_does(shots: int, monkeypatch: pyte
     columns = work.send(episodes, loaded, None)
     seen, wanted = work(columns), gradients(work.method)
     work.method.zero_grad()
-    trained = [p for p in work.method.parameters() if p.requires_grad]
-    replay = Captured(work, trained, columns, partial(forward_backward._forget, trained))
+    replay = Captured(work, [p for p in work.method.parameters() if p.requires_grad], columns, work.method.zero_grad)
     for _ in range(2):
         work.method.zero_grad()
         found = replay(columns)
