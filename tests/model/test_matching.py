@@ -120,7 +120,7 @@ def test_weights_in_pieces_are_the_same_weights() -> None:
         kept: list[torch.Size] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
             share_out(*inputs, budget=budget)
-        return [shape for shape in kept if 4 not in shape[-2:]]
+        return [shape for shape in kept if 4 not in shape[-2:] and 0 not in shape]  # torch 2.11 keeps empty marks
 
     assert weights_kept(2 * 2 * 9 * 13) != []
     assert weights_kept(2 * 2 * 9 * 5) == []
