@@ -29,10 +29,13 @@ def feed(
     device: torch.device,
     store: Store | None = None,
 ) -> Source:
-    """The source of a method's features: the cache where there is one, else the images, from their store where there is one."""
+    """The source of a method's features: the cache where there is one, else the images, from their store where there is one.
+
+    Either way block maps come in the number format in which `base` answers.
+    """
     of_images = METHODS[method].images
     if not of_images and features is not None and keeps_maps(features):
-        return CacheSource(features, device)
+        return CacheSource(features, device, next(base.head.parameters()).dtype)
     if of_images:
         base = replace(base, backbone=Unasked(base.backbone.stride))
     source: type[ImageSource | DeviceImageSource] = ImageSource if device.type == "cpu" else DeviceImageSource

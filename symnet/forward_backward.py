@@ -133,7 +133,7 @@ class Step:
             ways.append(Way("compile", lambda: self._compiled(columns, undo), COMPILING))
         elif self.wanted in ("auto", "off"):
             return self.work
-        gathered, cpu, gpu = [p.grad for p in self.parameters], torch.get_rng_state(), _gpu_state()
+        gathered, cpu, gpu = [p.grad for p in self.parameters], torch.get_rng_state(), _gpu_state(self.work.source.device)
         buffers = [(buffer, buffer.clone()) for buffer in self.work.method.buffers()]
 
         def undo() -> None:
@@ -189,8 +189,8 @@ def _recovering() -> Iterator[None]:
         raise
 
 
-def _gpu_state() -> Tensor | None:
-    return torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+def _gpu_state(device: torch.device) -> Tensor | None:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
 def _forget(parameters: Sequence[Tensor]) -> None:

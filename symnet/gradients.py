@@ -125,13 +125,15 @@ class Gradients:
         """Forget the step that memory was not enough for, and cut this and all later ones into more parts."""
         trainer, share = self.trainer, self.train.batch_size // self.ranks.count
         trainer.forget()
-        if torch.cuda.is_available():
+        if self.source.device.type == "cuda":
             torch.cuda.empty_cache()
         step = trainer.step + 1
-        if trainer.parts == share:
+        if trainer.parts == share or trainer.method.whole_batch:
+            lower = "with one episode at a time; lower"
+            if trainer.method.whole_batch:
+                lower = "with a batch that this method's batch norm needs whole; lower train.batch_size or"
             raise UserError(
-                f"training: out of memory at step {step} with one episode at a time; lower pixels.size, take a smaller backbone.name, "
-                "or a GPU with more memory"
+                f"training: out of memory at step {step} {lower} pixels.size, take a smaller backbone.name, or a GPU with more memory"
             )
         trainer.parts = next(parts for parts in range(trainer.parts + 1, share + 1) if share % parts == 0)
         if self.journal:

@@ -71,6 +71,8 @@ def join(device: str) -> Iterator[Ranks]:
     if _have_gpus(device, int(os.environ["LOCAL_WORLD_SIZE"])):
         place, names = int(os.environ["LOCAL_RANK"]), os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = names.split(",")[place] if names else str(place)
+        if torch.cuda.device_count() > 1:  # they were counted without NVML, and so this process sees what it saw
+            torch.cuda.set_device(place)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, os.environ.get(MEETING, "env://"), rank=found.rank, world_size=found.count)
     yield found

@@ -48,8 +48,15 @@ class Ranks:
 ALONE = Ranks()
 
 
-def check_shares(train: TrainSettings, count: int) -> None:
-    """Raises `UserError` where `count` processes cannot share a batch evenly, each in `train.accumulate` parts."""
+def check_shares(train: TrainSettings, count: int, whole_batch: bool = False) -> None:
+    """Raises `UserError` where `count` processes cannot share a batch evenly, each in `train.accumulate` parts; of a method that needs
+    its `whole_batch`, where they would.
+    """
+    if whole_batch and count * train.accumulate > 1:
+        raise UserError(
+            f"train.accumulate is {train.accumulate}, with {count} processes, but this method's batch norm learns from whole batches: "
+            "train it with train.accumulate 1 in one process"
+        )
     if train.batch_size % (count * train.accumulate):
         raise UserError(
             f"train.batch_size ({train.batch_size}) must be divisible by train.accumulate ({train.accumulate}) times the number of "

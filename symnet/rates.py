@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 import torch
 
+from symnet.runtime import wait_for
+
 REPEATS = 3
 FIRST, LAST = 3, 23  # of a run's steps, those after which its pace is taken
 PAYS = 1.5  # how much faster cached views have to be for advice
@@ -64,8 +66,7 @@ def measure(
         for _ in range(1 + REPEATS):
             start = clock()
             work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             found.append(clock() - start)
         return max(statistics.median(found[1:]), 1e-9)
 
@@ -87,7 +88,7 @@ class Advisor:
     """Tells, once, where a run that computes all features anew would be much faster on cached views."""
 
     def __init__(self, images: int, rates: Callable[[], Rates], clock: Callable[[], float] = time.monotonic) -> None:
-        """images: of a step; rates: measures them, when it is time."""
+        """images: of a step; rates: measures them, when it is time; clock: asked twice, so it may wait for the device."""
         self.images, self.rates, self.clock = images, rates, clock
         self._steps, self._since = 0, 0.0
 

@@ -29,6 +29,18 @@ def send(value: Tensor, device: torch.device) -> Tensor:
     return page_locked.to(device, non_blocking=True)
 
 
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was asked for. A CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a clock that only goes forward, once the device has done all that it was asked for."""
+    wait_for(device)
+    return time.monotonic()
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that may be taken: on a GPU those that are free, on a CPU, whose memory others share, `HOST_MEMORY`."""
     if device.type != "cuda":
@@ -42,12 +54,14 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def tune_cudnn() -> None:
+def tune_cudnn(tf32: bool = False) -> None:
     """Let cuDNN try its convolutions on each new shape: images have one size, so there are few. Attention is left to torch's own kernels.
 
-    cuDNN's comes first on newer GPUs, and raises where it has no plan for a head's odd sizes or masks.
+    cuDNN's comes first on newer GPUs, and raises where it has no plan for a head's odd sizes or masks. tf32: whether convolutions of
+    float32 may round what they multiply to 10 bits, as torch lets them: maps then differ by a few thousandths of their largest value.
     """
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 

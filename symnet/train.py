@@ -33,7 +33,7 @@ from symnet.precision import answering, precision_of, to_channels_last
 from symnet.prefetch import Stall
 from symnet.progress import progress
 from symnet.rates import Advisor, Rates, measure
-from symnet.runtime import StopSignal
+from symnet.runtime import StopSignal, now
 from symnet.sources import Source
 from symnet.surroundings import capture
 from symnet.system import Usage
@@ -90,7 +90,7 @@ def train(
     Raises `Stopped` on a signal to one of them or the deadline, `Lost` where another process took over, `UserError` on bad input or NaN.
     """
     inputs.check(settings.protocol.selection)
-    check_shares(settings.train, ranks.count)
+    check_shares(settings.train, ranks.count, method_class(run.method).whole_batch)
     with StopSignal(deadline) as stop, _hold(run.state, stop, ranks) as lease:
         if _is_made(out, run.provenance):
             if ranks.first:
@@ -185,7 +185,8 @@ def _train(
     journal_of_first = None if keeper is None else keeper.journal
     gradients = Gradients(trainer, base, source, episodes, torch.from_numpy(vectors), settings.train, ranks, stall, journal_of_first)
     try:
-        advisor = Advisor(settings.train.batch_size // ranks.count * (1 + run.shots), lambda: _rates(source, base, settings, run.state))
+        images = settings.train.batch_size // ranks.count * (1 + run.shots)
+        advisor = Advisor(images, lambda: _rates(source, base, settings, run.state), lambda: now(device))
         advised = advisor if keeper and inputs.features is None and not METHODS[run.method].images else None
         _loop(trainer, gradients, validation, every, run, stop, keeper, ranks, advised)
     except Stopped as reason:

@@ -21,6 +21,7 @@ class Trainer:
         self.best: tuple[float, dict[str, Tensor]] | None = None
         parameters = {name: p for name, p in method.named_parameters() if p.requires_grad}
         self.parameters = list(parameters.values())
+        self.on_gpu = self.parameters[0].is_cuda
         t = settings.train
         plain = Group(optimiser="sgd", lr=t.lr, decay="poly", weight_decay=t.weight_decay, momentum=t.momentum, power=t.power)
         self.recipe = recipe or (plain,)
@@ -69,10 +70,10 @@ class Trainer:
     def generators(self) -> dict[str, Tensor]:
         """State of the global generators, which dropout draws from."""
         found = {"generator.cpu": torch.get_rng_state()}
-        return found | ({"generator.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+        return found | ({"generator.cuda": torch.cuda.get_rng_state()} if self.on_gpu else {})
 
     def restore(self, generators: dict[str, Tensor]) -> None:
         """Put the global generators back to what `generators` gave; a state saved without a GPU leaves that of one alone."""
         torch.set_rng_state(generators["generator.cpu"])
-        if torch.cuda.is_available() and "generator.cuda" in generators:
+        if self.on_gpu and "generator.cuda" in generators:
             torch.cuda.set_rng_state(generators["generator.cuda"])

@@ -56,6 +56,7 @@ class Validation:
         self._own, self._batch_size = episodes[ranks.rank :: ranks.count], batch_size
         self._records: dict[str, Tensor] | None = None  # columns [own episodes, ...]; none of a method that does without
         self._images: Remembered | None = None
+        self._room: int | None = None  # for a test beside them
 
     @torch.no_grad()
     def score(self, method: Method) -> float:
@@ -65,7 +66,8 @@ class Validation:
             self._records = self._record(method)
             blocks = method.blocks(self.base.backbone, bool(self._records))
             chosen = self.source if blocks is None else self.source.only(blocks)
-            self._images = Remembered(chosen, free_memory(chosen.device) // 4)
+            free = free_memory(chosen.device)
+            self._images, self._room = Remembered(chosen, free // 4), free - free // 4
         records, counts = self._records, Counts(method.outputs, len(self.vectors), self.source.device)
 
         def use(places: list[int], batch: EpisodeBatch, _: None) -> None:
@@ -99,6 +101,6 @@ class Validation:
         return columns
 
     def _run(self, method: Method, source: Loader, recorded: bool, use: Use) -> None:
-        tester = Tester(self.base, method, source, self.vectors, self._batch_size, recorded)
+        tester = Tester(self.base, method, source, self.vectors, self._batch_size, recorded, self._room)
         for _ in tester.run(self._own, lambda places: None, use) if self._own else ():
             pass

@@ -158,6 +158,7 @@ class Watch:
         if elapsed < self.seconds and not last:
             return
         rows = [dict(zip(seen, values, strict=True)) for values in torch.stack(self._steps).tolist()]
+        elapsed = self.clock() - self._since  # when the steps were done, not when they were asked for
         for number, row in enumerate(rows, start=step - len(rows) + 1):
             _check_finite(number, row)
         interval = Interval(step, rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -260,7 +261,8 @@ def test_the_command_prints_a_table_and_writes_a_json(
     command.bench(quick=True, json=tmp_path / "bench.json", device="cpu", threads=1)
     found, provenance = read_json(tmp_path / "bench.json", "bench")
     assert provenance.code
-    assert found.keys() == {"device", "threads", "versions", "sizes", "figures", "needs_gpu", "table1"}
+    assert found.keys() == {"device", "threads", "versions", "sizes", "figures", "failed", "needs_gpu", "table1"}
+    assert found["failed"] == []
     assert found["threads"] == 1
     assert found["device"].startswith("CPU, ")
     assert found["versions"].keys() == {"symnet", "python", "torch", "numpy", "h5py"}
@@ -283,6 +285,45 @@ def test_the_command_prints_a_table_and_writes_a_json(
     printed = capsys.readouterr().out
     assert printed.count("needs a GPU") == 3
     assert all(name in printed for name in [*FIGURES, *found["table1"]["hours"]["fast"], found["device"], "1 CPU threads", "65 px"])
+
+
+def test_a_figure_that_fails_costs_its_own_line(
+    made: Material, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def short_of_memory() -> Case:
+        raise torch.OutOfMemoryError("the device's words")
+
+    right, wrong = (replace(pieces.prior(made), name=name, tolerance=tolerance) for name, tolerance in (("right", 1.0), ("wrong", -1.0)))
+    monkeypatch.setattr(material, "sizes_for", lambda device, quick: TINY)
+    monkeypatch.setattr(report, "written", lambda *_: nullcontext(disk))
+    monkeypatch.setattr(report, "all_cases", lambda *_: [lambda: wrong, lambda: right, short_of_memory])
+    with pytest.raises(UserError, match="2 of 3 figures are missing"):
+        command.bench(quick=True, json=tmp_path / "bench.json", device="cpu", threads=1)
+    found, _ = read_json(tmp_path / "bench.json", "bench")
+    assert [figure["name"] for figure in found["figures"]] == ["right"]
+    assert "table1" not in found
+    refused, short = found["failed"]
+    assert refused.startswith("bench: wrong: the fast path differs from its plain twin in prior by ")
+    assert short == "bench: after right: not enough memory for 65 px"
+    assert capsys.readouterr().out.splitlines()[-2:] == [refused, short]
+
+
+@pytest.mark.whole
+def test_a_profile_and_a_plot_come_with_the_figures(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(material, "sizes_for", lambda device, quick: TINY)
+    monkeypatch.setattr(report, "written", lambda *_: nullcontext(disk))
+    monkeypatch.setattr(report, "all_cases", lambda material, _: [partial(pieces.prior, material)])
+    monkeypatch.setattr(report, "projection", lambda figures: {"fast": {}})
+    command.bench(json=tmp_path / "bench.json", plot=tmp_path / "bench.png", profile=True, device="cpu", threads=1)
+    found, _ = read_json(tmp_path / "bench.json", "bench")
+    assert ([figure["name"] for figure in found["figures"]], len(found["costs"])) == (["SPM"], 3)
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert printed.index("SPM") < printed.index("before: plain twin") < printed.index("\nafter\n")
+    with pytest.raises(UserError, match="leave --methods out"):
+        command.bench(methods=True, profile=True, device="cpu", threads=1)
 
 
 @pytest.mark.whole

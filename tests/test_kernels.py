@@ -81,7 +81,7 @@ def test_a_kernel_is_for_gpus_and_for_what_needs_no_gradient(monkeypatch: pytest
     assert not kernels.fits(torch.ones(1))
 
     class OnGPU:
-        is_cuda, dtype, requires_grad = True, torch.bfloat16, False
+        is_cuda, dtype, requires_grad, device = True, torch.bfloat16, False, torch.device("cuda")
 
     class Trained(OnGPU):
         requires_grad = True
@@ -89,14 +89,25 @@ def test_a_kernel_is_for_gpus_and_for_what_needs_no_gradient(monkeypatch: pytest
     class Exact(OnGPU):
         dtype = torch.float64
 
-    monkeypatch.setattr(kernels, "installed", lambda: True)
+    monkeypatch.setattr(kernels, "works", lambda device: device == torch.device("cuda"))
     assert kernels.fits(OnGPU(), OnGPU())
     assert not kernels.fits(OnGPU(), Trained())
     assert not kernels.fits(OnGPU(), Exact())
     with torch.no_grad():
         assert kernels.fits(Trained())
-    monkeypatch.setattr(kernels, "installed", lambda: False)
+    monkeypatch.setattr(kernels, "works", lambda device: False)
     assert not kernels.fits(OnGPU())
+
+
+@needs_triton
+def test_a_triton_that_does_not_work_is_told_once_and_left(capfd: pytest.CaptureFixture[str]) -> None:
+    """As on a node without a C compiler: here there is no GPU, and Triton finds no driver."""
+    kernels.works.cache_clear()
+    assert [kernels.works(torch.device("cpu")) for _ in range(2)] == [False, False]
+    told = capfd.readouterr().err
+    assert told.count("plain calls") == 1
+    assert told.startswith("Triton is installed but does not work on cpu (")
+    kernels.works.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", HALF)

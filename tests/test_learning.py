@@ -1,5 +1,6 @@
 """From lists to counts in one process, on a handful of drawn images: cache, base learner, evaluation."""
 
+import copy
 import json
 import re
 from dataclasses import replace
@@ -98,6 +99,19 @@ def test_cached_and_recomputed_features_are_the_same(bench: Bench) -> None:
     for one, other in zip([*cached.maps, cached.base], [*computed.maps, computed.base], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert torch.equal(cached.mask, computed.mask)
+
+
+def test_cached_maps_come_in_the_number_format_in_which_the_base_learner_answers(bench: Bench) -> None:
+    """As maps that are computed do; what is read stays as it is stored."""
+    exact = load_base(bench.inputs.base)
+    low = replace(exact, head=copy.deepcopy(exact.head).bfloat16())
+    settings, cache = bench.settings("train", "symnet"), bench.root / "features_test.json"
+    ours, theirs = (feed("symnet", settings, bench.root, "test", cache, base, CPU) for base in (low, exact))
+    requests = [Request(image, 1) for image, _ in list(FeatureCache(cache).rows)[:2]]
+    found, expected = (source.features(source.load(requests)) for source in (ours, theirs))
+    for one, other in zip(found.maps, expected.maps, strict=True):
+        assert (one.dtype, other.dtype) == (torch.bfloat16, torch.float32)
+        assert torch.equal(one, other.bfloat16())
 
 
 class TwoSides(Backbone):

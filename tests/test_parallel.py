@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from symnet import launch, train
 from symnet.artifacts import file_digest
@@ -27,6 +28,7 @@ from symnet.data.folds import read_fold_list
 from symnet.embeddings import read_embeddings
 from symnet.errors import EXIT_AGAIN, UserError
 from symnet.journal import read_journal
+from symnet.methods import METHODS, method_class
 from symnet.methods.symnet import SymNetMethod
 from symnet.parallel import ALONE, Ranks, check_shares
 from symnet.runtime import StopSignal
@@ -284,6 +286,24 @@ def test_nothing_left_to_divide_is_told(bench: Bench, tmp_path: Path, monkeypatc
     assert not (tmp_path / "none.safetensors").exists()
 
 
+def test_a_method_that_needs_its_batch_whole_is_not_divided(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SymNetMethod, "whole_batch", True)
+    method_short_of_memory(monkeypatch, 1)
+    with pytest.raises(UserError, match=r"with a batch that .* needs whole; lower train\.batch_size or pixels\.size"):
+        bench.train(tmp_path / "none.safetensors", **STEPS)
+
+
+def test_methods_whose_batch_norm_learns_need_their_batch_whole(bench: Bench) -> None:
+    """What parts of a batch would change is a batch norm in training mode: of all methods, fecanet's alone."""
+    backbone = load_base(bench.root / "base.safetensors").backbone
+    found = {}
+    for name in (name for name, entry in METHODS.items() if entry.trained):
+        method = method_class(name)(bench.settings("train", name), backbone, 1, 300, backbone.side(65)).train()
+        found[name] = any(isinstance(module, nn.BatchNorm2d) and module.training for module in method.modules())
+        assert method.whole_batch == found[name], name
+    assert [name for name in found if found[name]] == ["fecanet"]
+
+
 # --- who may share
 
 
@@ -291,6 +311,10 @@ def test_a_batch_that_cannot_be_shared_is_told() -> None:
     check_shares(TrainSettings(batch_size=8, accumulate=2), 4)
     with pytest.raises(UserError, match=r"train\.batch_size \(8\) must be divisible by train\.accumulate \(2\) times .* \(3\)"):
         check_shares(TrainSettings(batch_size=8, accumulate=2), 3)
+    check_shares(TrainSettings(batch_size=8), 1, whole_batch=True)
+    for accumulate, processes in ((2, 1), (1, 2)):
+        with pytest.raises(UserError, match=rf"train\.accumulate is {accumulate}, with {processes} .* whole batches"):
+            check_shares(TrainSettings(batch_size=8, accumulate=accumulate), processes, whole_batch=True)
 
 
 def test_processes_get_a_gpu_each_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,17 +334,21 @@ def test_processes_get_a_gpu_each_or_none(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("names", "own"), [(None, "1"), ("5,GPU-7", "GPU-7")])
-def test_a_process_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch, names: str | None, own: str) -> None:
+@pytest.mark.parametrize("nvml", [True, False])
+def test_a_process_sees_its_own_gpu(monkeypatch: pytest.MonkeyPatch, names: str | None, own: str, nvml: bool) -> None:
+    """Without NVML, counting binds a process to what it saw: then it chooses among that."""
     environment = {"TORCHELASTIC_RUN_ID": "r", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     monkeypatch.setattr(os, "environ", environment | ({"CUDA_VISIBLE_DEVICES": names} if names else {}) | {launch.MEETING: "file:///m"})
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    before = dict(os.environ)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 if nvml and os.environ != before else 2)
     met: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "set_device", met.append)
     monkeypatch.setattr(launch.dist, "init_process_group", lambda *args, **words: met.append((*args, *words.values())))
     monkeypatch.setattr(launch.dist, "destroy_process_group", lambda: met.append("left"))
     with launch.join("auto") as ranks:
         assert ranks == Ranks(1, 2)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == own
-    assert met == [("cpu:gloo,cuda:nccl", "file:///m", 1, 2), "left"]
+    assert met == [*([] if nvml else [1]), ("cpu:gloo,cuda:nccl", "file:///m", 1, 2), "left"]
 
 
 def test_alone_there_is_nothing_to_agree_on() -> None:

@@ -217,6 +217,16 @@ def test_no_method_waits_or_takes_anything_from_the_host(monkeypatch: pytest.Mon
     assert lead.shape[:2] == (len(episodes), len(work.method.outputs))
 
 
+@pytest.mark.parametrize("name", some(TRAINED, "fecanet"))
+def test_the_first_gradients_are_no_outliers(name: str) -> None:
+    """Adam remembers what it saw first: a gradient of 1e9 would leave its weight where it is for the whole run."""
+    work, episodes, loaded = made(1, name=name)
+    work.method.begin_step(len(episodes))
+    work(work.send(episodes, loaded, None))
+    norms = {part: gradient.norm().item() for part, gradient in gradients(work.method).items()}
+    assert 0.1 < max(norms.values()) < 100, max(norms.items(), key=lambda item: item[1])
+
+
 @pytest.mark.parametrize("name", some(["symnet", "hsnet", "dcama", "ssp"], "symnet"))
 def test_what_is_compiled_computes_the_same(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Traced, with its backward, and run by the library's operations: what a GPU's code is made from."""
@@ -394,7 +404,7 @@ def test_trials_leave_generators_and_gradients_alone(monkeypatch: pytest.MonkeyP
         return Chosen("off", ways[0].build(), "trial", {"off": 1.0})
 
     monkeypatch.setattr(forward_backward, "choose", choice)
-    monkeypatch.setattr(forward_backward, "_gpu_state", lambda: None)
+    monkeypatch.setattr(forward_backward, "_gpu_state", lambda _: None)
     work.source.device = torch.device("cuda")
     step = Step(work, "auto", 10, told.append)
     torch.manual_seed(5)
@@ -422,7 +432,7 @@ def test_a_trial_begins_with_what_the_one_before_began_with(monkeypatch: pytest.
         return Chosen("off", ways[0].build(), "trial")
 
     monkeypatch.setattr(forward_backward, "choose", choice)
-    monkeypatch.setattr(forward_backward, "_gpu_state", lambda: None)
+    monkeypatch.setattr(forward_backward, "_gpu_state", lambda _: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     work.source.device = torch.device("cuda")
     Step(work, "auto", 10, lambda chosen: None)(columns)

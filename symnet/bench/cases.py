@@ -147,34 +147,34 @@ def evaluation(material: Material, shots: int) -> Case:
 
 def recorded(material: Material, shots: int) -> Case:
     """Testing a batch of episodes from their records, in all scorings. The twin, as the released code, starts from their images."""
-    method, few, many = material.method(shots).eval(), material.sizes.batch, max(material.sizes.tested, material.sizes.batch)
-    episodes = material.episodes(shots, many)
-    images, masks = material.images(many * (1 + shots)), material.masks(many * (1 + shots))
-    mid, truth = material.backbone.mid_blocks, material.originals(many)
-    originals, wanted = Originals.of([(mask, warp(mask)) for mask in truth], material.device), [BASE_CLASSES[0]] * many
+    method, few = material.method(shots).eval(), material.sizes.batch
+    times, size = max(material.sizes.tested // few, 1), few * (1 + shots)
+    episodes, truth = material.episodes(shots, few * times), material.originals(few * times)
+    originals, wanted = Originals.of([(mask, warp(mask)) for mask in truth], material.device), [BASE_CLASSES[0]] * len(episodes)
     on_device = [mask.to(material.device) for mask in truth]
+    pieces = [(material.images(size), material.masks(size)) for _ in range(times)]  # of a batch each: block maps of all would not fit
+    images, masks = pieces[0]
+    records, kept = [], []
     with torch.no_grad():
-        found = material.features(images, masks)
-        record = method.record(material.backbone, make_batch(episodes, found, material.vectors, BASE_CLASSES))
-        kept = method.keep(material.backbone, [found.maps[i] for i in mid], recorded=True)
-    record = {name: values.cpu() for name, values in record.items()}
-    query, support = arranged(episodes, kept)
-    del found
+        for piece in pieces:
+            found = material.features(*piece)
+            records.append(method.record(material.backbone, make_batch(episodes[:few], found, material.vectors, BASE_CLASSES)))
+            mid = [found.maps[i] for i in material.backbone.mid_blocks]
+            kept.append(arranged(episodes[:few], method.keep(material.backbone, mid, recorded=True)))
+            del found, mid
+    record = {name: torch.cat([one[name] for one in records]).cpu() for name in records[0]}
+    query, support = ([torch.cat(maps) for maps in zip(*of_pieces, strict=True)] for of_pieces in zip(*kept, strict=True))
+    shown = torch.cat([*(one[:few] for _, one in pieces), *(one[few:] for _, one in pieces)])  # masks of queries, then of supports
 
     def lead() -> tuple[Tensor, Tensor]:
-        batch = episode_batch(asked(episodes, material.vectors, BASE_CLASSES, material.device), query, support, masks, None)
+        batch = episode_batch(asked(episodes, material.vectors, BASE_CLASSES, material.device), query, support, shown, None)
         return predicted(method, material.backbone, with_record(batch, record)), batch.query_mask
 
     @torch.no_grad()
     def fast() -> None:
         counts = Counts(method.outputs, 1, material.device)
-        counts.add(*lead(), wanted, [0] * many, originals)
+        counts.add(*lead(), wanted, [0] * len(episodes), originals)
         counts.of("padded")
-
-    own = [*range(few), *range(many, many + few * shots)]  # images of the first episodes
-
-    def plain_batch() -> EpisodeBatch:
-        return plainly.batch_of(material, episodes[:few], images[own], masks[own])
 
     def plain_logits(batch: EpisodeBatch) -> list[Tensor]:
         _, meta, ensemble = twins.losses(method.head, plainly.inputs_of(material, batch, training=False), None)
@@ -182,18 +182,18 @@ def recorded(material: Material, shots: int) -> Case:
 
     @torch.no_grad()
     def plain() -> None:
-        batch = plain_batch()
+        batch = plainly.batch_of(material, episodes[:few], images, masks)
         for i in range(few):
             one = plainly.one_of(batch, i)
             for found in plain_logits(one):
                 plainly.count(found, one.query_mask, on_device[i], wanted[i])
 
     @torch.no_grad()
-    def compare() -> Pairs:
-        expected = plain_logits(plain_batch())
-        yield {"lead": lead()[0][:few]}, {"lead": torch.stack([one[:, 1] - one[:, 0] for one in expected], 1)}
+    def compare() -> Pairs:  # of the same maps: thresholds enlarge what two ways to convolve round differently
+        batch = make_batch(episodes[:few], material.features(images, masks), material.vectors, BASE_CLASSES)
+        yield {"lead": lead()[0][:few]}, {"lead": torch.stack([one[:, 1] - one[:, 0] for one in plain_logits(batch)], 1)}
 
-    return Case(f"evaluation from records, {shots}-shot", "episodes", many, fast, plain, compare, by_plain=few)
+    return Case(f"evaluation from records, {shots}-shot", "episodes", len(episodes), fast, plain, compare, by_plain=few)
 
 
 def base_step(material: Material) -> Case:
@@ -226,7 +226,10 @@ def base_step(material: Material) -> Case:
         ours, twin = (loss_of(fast, exact, features) for fast in (True, False))
         yield gradients(exact, ours, features), gradients(exact, twin, features)
 
-    return Case("base learner step", "images", count, lambda: learn(network, head, optimiser, images, labels, True), plain, compare)
+    def fast() -> None:
+        learn(network, head, optimiser, images, labels, True)
+
+    return Case("base learner step", "images", count, fast, plain, compare, tf32=True)
 
 
 def _losses(head: Head, inputs: EpisodeInputs, query_mask: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

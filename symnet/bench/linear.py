@@ -44,17 +44,19 @@ class Made:
 
 
 def costs(material: Material) -> dict[str, dict[str, list[float]]]:
-    """For each of the three, counts and the seconds they take, medians of rounds in turn."""
+    """For each of the three, counts and the seconds they take, medians of rounds; what is timed is made one after another."""
     batch = material.sizes.batch
-    images = material.images(batch * len(STEPS))
-    episodes = {n: _testing(material, 1, n * batch) for n in STEPS}
-    shots = {k: _testing(material, k, batch) for k in STEPS}
-    of: dict[str, dict[int, Callable[[], Any]]] = {
-        "episodes tested, 1-shot": {n * batch: episodes[n] for n in STEPS},
-        "images through the backbone": {n * batch: partial(forward, material.base, images[: n * batch]) for n in STEPS},
-        f"shots, of {batch} episodes tested": shots,
+    of: dict[str, dict[int, Callable[[], Callable[[], Any]]]] = {
+        "episodes tested, 1-shot": {n * batch: partial(_testing, material, 1, n * batch) for n in STEPS},
+        "images through the backbone": {n * batch: partial(_passing, material, n * batch) for n in STEPS},
+        f"shots, of {batch} episodes tested": {k: partial(_testing, material, k, batch) for k in STEPS},
     }
-    return {name: _measured(ways, material.device) for name, ways in of.items()}
+    return {name: _measured(makers, material.device) for name, makers in of.items()}
+
+
+def _passing(material: Material, count: int) -> Callable[[], Any]:
+    """What passes `count` images through the backbone."""
+    return partial(forward, material.base, material.images(count))
 
 
 def _testing(material: Material, shots: int, count: int) -> Callable[[], None]:
@@ -64,7 +66,7 @@ def _testing(material: Material, shots: int, count: int) -> Callable[[], None]:
     step = 1 + shots
     starts = [(i * step) % len(names) for i in range(count)]
     episodes = [Episode(names[start], BASE_CLASSES[0], tuple(names[start + 1 : start + step])) for start in starts]
-    tester = Tester(material.base, method, source, material.vectors, material.sizes.batch)
+    tester = Tester(material.base, method, source, material.vectors, material.sizes.batch, memory=1 << 50)  # or batches would differ
 
     def run() -> None:
         counts = Counts(method.outputs, 1, material.device)
@@ -80,11 +82,13 @@ def _testing(material: Material, shots: int, count: int) -> Callable[[], None]:
     return run
 
 
-def _measured(ways: dict[int, Callable[[], Any]], device: torch.device) -> dict[str, list[float]]:
-    for way in ways.values():
+def _measured(makers: dict[int, Callable[[], Callable[[], Any]]], device: torch.device) -> dict[str, list[float]]:
+    seconds = []
+    for make in makers.values():
+        way = make()
         way()  # warm
-    times = [[seconds_a_call(way, 1, device) for way in ways.values()] for _ in range(ROUNDS)]
-    return {"counts": list(ways), "seconds": [median(column) for column in zip(*times, strict=True)]}
+        seconds.append(median(seconds_a_call(way, 1, device) for _ in range(ROUNDS)))
+    return {"counts": list(makers), "seconds": seconds}
 
 
 def plot(found: dict[str, dict[str, list[float]]], title: str, out: Path) -> None:

@@ -62,7 +62,7 @@ class Sizes:
 
 QUICK = Sizes("efficientnet_lite0", 161, 4, 64, 64, 161, 4, rounds=3)
 ON_CPU = Sizes("resnet50", 161, 2, 256, 512, 161, 4, rounds=3, paper=473)
-ON_GPU = Sizes("resnet50", 473, 8, 256, 512, 417, 12, rounds=20, large=641)
+ON_GPU = Sizes("resnet50", 473, 8, 256, 512, 417, 12, rounds=20, large=641, tested=32)
 
 
 def sizes_for(device: torch.device, quick: bool) -> Sizes:

@@ -20,6 +20,7 @@ from symnet.forward_backward import ForwardBackward, Step
 from symnet.methods.symnet import SymNetMethod
 from symnet.model.correlation import correlation_maps
 from symnet.precision import answering, precision_of, to_channels_last
+from symnet.runtime import wait_for
 from symnet.sources import Columns, Features
 from symnet.step_modes import Chosen
 from symnet.trainer import Trainer
@@ -144,6 +145,5 @@ def _profiled(way: Callable[[], object], device: torch.device) -> str:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profiling(activities=activities, acc_events=True) as found:  # torch 2.11 warns without: it asks of cycles, and this is one
         way()
-        if on_gpu:
-            torch.cuda.synchronize(device)
+        wait_for(device)
     return found.key_averages().table(sort_by="self_device_time_total" if on_gpu else "self_cpu_time_total", row_limit=ROWS)

@@ -3,6 +3,7 @@
 import platform
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,8 @@ import torch
 from symnet import __version__
 from symnet.artifacts import Provenance, digest, write_json
 from symnet.bench import cases, pieces, quick, rows, table1
-from symnet.bench.linear import costs
 from symnet.bench.material import Disk, Material, Sizes, written
-from symnet.bench.timing import Case, measure
+from symnet.bench.timing import Case, convolving, measure
 from symnet.errors import UserError
 from symnet.methods import METHODS
 from symnet.progress import progress
@@ -26,34 +26,45 @@ from symnet.stages import module_hash
 STAGE = "bench"
 
 
-def bench(sizes: Sizes, device: torch.device, with_costs: bool = False) -> dict[str, Any]:
+def bench(sizes: Sizes, device: torch.device) -> dict[str, Any]:
     """Measure every figure. Returns device, versions, threads, sizes, figures and the hours of Table 1, as plain values.
 
-    with_costs: also what `linear.costs` measures, for a plot.
-
-    Raises `UserError` where a fast path does not compute what its twin does, or a GPU's memory is too small.
+    A figure whose fast path does not compute what its twin does, or for which memory is not enough, is left out, and so are the hours;
+    `failed` says why.
     """
     material = Material(sizes, device)
-    with tempfile.TemporaryDirectory() as folder, written(material, Path(folder)) as disk:
-        figures = _measured(all_cases(material, disk), sizes, device)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
+        with convolving():
+            disk = held.enter_context(written(material, Path(folder)))
+        figures, failed = _measured(all_cases(material, disk), sizes, device)
         left = [] if device.type == "cuda" else [make().name for make in gpu_cases(material)]
-    hours = {"assumed": table1.ASSUMED, "hours": projection(figures)}
-    more = {"costs": costs(material)} if with_costs else {}
-    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "needs_gpu": left, "table1": hours, **more}
+    hours = {} if failed else {"table1": {"assumed": table1.ASSUMED, "hours": projection(figures)}}
+    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "failed": failed, "needs_gpu": left, **hours}
 
 
 def bench_methods(sizes: Sizes, device: torch.device) -> dict[str, Any]:
-    """Measure the test of every method, 1 and 5 shots: what `bench` returns, without the hours. Raises as it does."""
+    """Measure the test of every method, 1 and 5 shots: what `bench` returns, without the hours."""
     material = Material(sizes, device)
-    figures = _measured([partial(rows.tested, material, name, shots) for name in METHODS for shots in table1.SHOTS], sizes, device)
-    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "needs_gpu": []}
+    makers: list[Callable[[], Case]] = [partial(rows.tested, material, name, shots) for name in METHODS for shots in table1.SHOTS]
+    figures, failed = _measured(makers, sizes, device)
+    return {**machine(device), "sizes": asdict(sizes), "figures": figures, "failed": failed, "needs_gpu": []}
 
 
-def _measured(makers: list[Callable[[], Case]], sizes: Sizes, device: torch.device) -> list[dict[str, Any]]:
-    try:
-        return [measure(make(), sizes.rounds, device) for make in progress(makers, len(makers), "bench, figures")]
-    except torch.OutOfMemoryError:
-        raise UserError(f"bench: {machine(device)['device']}: not enough memory for {sizes.size} px; use --device cpu") from None
+def _measured(makers: list[Callable[[], Case]], sizes: Sizes, device: torch.device) -> tuple[list[dict[str, Any]], list[str]]:
+    """The figures, and why others are missing."""
+    figures, failed = [], []
+    for make in progress(makers, len(makers), "bench, figures"):
+        try:
+            with convolving():
+                case = make()
+            figures.append(measure(case, sizes.rounds, device))
+        except UserError as error:
+            failed.append(str(error))
+        except torch.OutOfMemoryError:
+            failed.append(f"bench: after {figures[-1]['name'] if figures else 'nothing'}: not enough memory for {sizes.size} px")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return figures, failed
 
 
 def all_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
@@ -119,7 +130,8 @@ def text_of(found: dict[str, Any]) -> str:
     """The table for a terminal: a figure a line, then the hours."""
     sizes = found["sizes"]
     lines = [
-        f"{found['device']}, {found['threads']} CPU threads, torch {found['versions']['torch']}, float32",
+        f"{found['device']}, {found['threads']} CPU threads, torch {found['versions']['torch']}, float32; on a GPU, twins round "
+        "what convolutions multiply (TF32), as the released code does",
         f"{sizes['backbone']}, {sizes['size']} px, batch {sizes['batch']}, {sizes['channels']} channels; medians of {sizes['rounds']} "
         "rounds in turn, (least..most)",
         "",
@@ -132,6 +144,7 @@ def text_of(found: dict[str, Any]) -> str:
             memory = "  ".join(f"{figure[side]['peak_memory'] / 2**30:>30.1f} GiB" for side in ("fast", "plain"))
             lines.append(f"{'  peak memory':32}{memory}")
     lines += [f"{name:32}{'needs a GPU':>34}" for name in found["needs_gpu"]]
+    lines += ["", *found["failed"]] if found["failed"] else []
     if "table1" not in found:
         return "\n".join(lines)
     lines += ["", f"Table 1 of the paper at these rates and sizes, hours: {table1.ASSUMED}"]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from symnet.errors import UserError
+from symnet.runtime import wait_for
 
 BLOCK = 0.05  # seconds that a timed block of calls takes at least
 SMALL = 8  # numbers of a parameter that is compared with its like
@@ -21,7 +23,8 @@ class Case:
     """A figure: `amount` of `unit` a call, by the fast path and by its plain twin.
 
     `compare` gives what both compute, with nothing left to chance; None: what `fast` and `plain` return. `tolerance`: of a value's
-    difference, over the largest value of its tensor. `by_plain`: how many the twin does in a call, where not `amount`.
+    difference, over the largest value of its tensor. `by_plain`: how many the twin does in a call, where not `amount`. `tf32`: whether what
+    is timed lets a GPU round what convolutions of float32 multiply (`runtime.tune_cudnn`). A twin does, as the released code does.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Case:
     compare: Callable[[], Iterable[tuple[Values, Values]]] | None = None
     tolerance: float = 1e-4
     by_plain: int | None = None
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def measure(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
         raise UserError(
             f"bench: {case.name}: the fast path differs from its plain twin in {where} by {error:.1e}, allowed {case.tolerance:g}"
         )
-    fast, plain = alternate(case.fast, case.plain, rounds, device)
+    fast, plain = alternate(_timed(case.fast, case.tf32), _timed(case.plain, True), rounds, device)
     sides = {"fast": fast.told(case.amount), "plain": plain.told(case.by_plain or case.amount)}
     row = {"name": case.name, "unit": case.unit}
     return {
@@ -67,12 +71,25 @@ def measure(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
     }
 
 
+def convolving(tf32: bool = False, tuned: bool = False) -> AbstractContextManager[None]:
+    """How cuDNN convolves float32: rounding or not; by what it finds fastest, or, for a shape, always in the same way."""
+    return torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=tuned, allow_tf32=tf32)
+
+
+def _timed(way: Callable[[], Any], tf32: bool) -> Callable[[], None]:
+    def run() -> None:
+        with convolving(tf32, tuned=True):
+            way()
+
+    return run
+
+
 def largest_error(case: Case) -> tuple[float, str]:
     """Of all values compared, the largest difference over the largest value of its tensor; and that tensor's name.
 
     In float32 throughout: what a GPU would round to TF32 is not. NaN or another shape counts as infinite.
     """
-    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+    with convolving():
         pairs = [(case.fast(), case.plain())] if case.compare is None else list(case.compare())
     errors = []
     for ours, twins in pairs:
@@ -138,11 +155,11 @@ def alternate(fast: Callable[[], Any], plain: Callable[[], Any], rounds: int, de
 
 def seconds_a_call(way: Callable[[], Any], count: int, device: torch.device) -> float:
     """Of `count` calls, all that they started done."""
-    _finish(device)
+    wait_for(device)
     start = time.perf_counter()
     for _ in range(count):
         way()
-    _finish(device)
+    wait_for(device)
     return (time.perf_counter() - start) / count
 
 
@@ -152,10 +169,5 @@ def _peak(way: Callable[[], Any], device: torch.device) -> int | None:
         return None
     torch.cuda.reset_peak_memory_stats(device)
     way()
-    _finish(device)
+    wait_for(device)
     return torch.cuda.max_memory_allocated(device)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -14,7 +14,7 @@ from symnet.errors import UserError
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller on a CPU (2 minutes), fewer rounds on a GPU.")] = False,
     json: Annotated[Path | None, typer.Option(help="File to write the figures to.")] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Only tell which operations dominate a training step.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Tell in the end which operations dominate a training step.")] = False,
     methods: Annotated[
         bool, typer.Option("--methods", help="Time tests of every method instead, against the released codes' manner.")
     ] = False,
@@ -26,24 +26,27 @@ def bench(
 
     Example: symnet bench --quick --json bench.json --plot bench.png
     """
+    from symnet.bench.linear import costs
     from symnet.bench.linear import plot as draw
-    from symnet.bench.material import sizes_for
+    from symnet.bench.material import Material, sizes_for
+    from symnet.bench.quick import profile as profile_of
     from symnet.bench.report import bench as measure
     from symnet.bench.report import bench_methods, text_of, write
 
+    if methods and (plot is not None or profile):
+        raise UserError("bench: --plot and --profile are of Sym-Net; leave --methods out")
     used = use_device(device, threads)
-    if profile:
-        from symnet.bench.material import Material
-        from symnet.bench.quick import profile as profile_of
-
-        print(profile_of(Material(sizes_for(used, quick), used)))
-        return
-    if methods and plot is not None:
-        raise UserError("bench: --plot draws Sym-Net's cost; leave --methods out")
     sizes = sizes_for(used, quick)
-    found = bench_methods(sizes, used) if methods else measure(sizes, used, with_costs=plot is not None)
-    print(text_of(found))
-    if plot is not None:
-        draw(found["costs"], f"{found['device']}, {found['threads']} CPU threads", plot)
+    found = bench_methods(sizes, used) if methods else measure(sizes, used)
+    print(text_of(found), flush=True)
     if json is not None:
         write(found, json)
+    if plot is not None:
+        found["costs"] = costs(Material(sizes, used))
+        draw(found["costs"], f"{found['device']}, {found['threads']} CPU threads", plot)
+        if json is not None:
+            write(found, json)
+    if profile:
+        print(profile_of(Material(sizes, used)))
+    if failed := found["failed"]:
+        raise UserError(f"bench: {len(failed)} of {len(failed) + len(found['figures'])} figures are missing, as said above")

@@ -59,7 +59,8 @@ def base(
     provenance = provenance_of("base", settings, {"list": list_}, fold=fold)
     roots = data_root(settings, results), shared_root()
     note = note_of("base", settings, [list_], weights=mark(weights_path(settings.backbone, shared_root())))
-    miou = train_base(settings, *roots, list_, fold, out, use_device(device, threads), provenance, store_of(store, train=list_))
+    used = use_device(device, threads, tf32=True)
+    miou = train_base(settings, *roots, list_, fold, out, used, provenance, store_of(store, train=list_))
     keep(out, "base", note)
     print(f"base learner of fold {fold}: mIoU {100 * miou:.2f} % over base classes of held-out images")
 

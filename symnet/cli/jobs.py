@@ -100,14 +100,14 @@ def store_of(manifest: Path | None, train: Path | None = None, test: Path | None
     return Store.of_lists(manifest, {split: read_fold_list(path) for split, path in lists if path})
 
 
-def use_device(name: str, threads: int) -> "torch.device":
-    """The device a command asks for, its CPU threads set. Raises `UserError`."""
+def use_device(name: str, threads: int, tf32: bool = False) -> "torch.device":
+    """The device a command asks for, its CPU threads set; tf32: as of `tune_cudnn`. Raises `UserError`."""
     from symnet.runtime import choose_device, tune_cudnn, use_threads
 
     use_threads(threads)
     found = choose_device(name)
     if found.type == "cuda":
-        tune_cudnn()
+        tune_cudnn(tf32)
     return found
 
 

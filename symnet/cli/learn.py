@@ -73,6 +73,7 @@ def train(
     from symnet.keeper import Run
     from symnet.launch import can_launch, join, launch
     from symnet.lease import Lost
+    from symnet.methods import method_class
     from symnet.system import device_name
     from symnet.train import Inputs, Stopped
     from symnet.train import train as train_
@@ -101,6 +102,9 @@ def train(
         "shot": shot,
         **settings.model_dump(mode="json", warnings=False),
     }
+    if processes > 1 and method_class(method).whole_batch:
+        print(f"{method} is trained by one process: its batch norm learns from whole batches", flush=True)
+        processes = 1
     if can_launch(settings.train, device, processes):
         raise typer.Exit(launch(processes, sys.argv[1:]))
     try:

@@ -45,6 +45,7 @@ class Method(nn.Module):
     reads_history = False  # whether its door is asked with an earlier answer, too
     masks_support = False  # whether it masks supports before the fourth stage, so that their own block maps of it are not read
     masks_pixels = False  # whether its door masks supports before they enter the network; a row, of whole images, masks features
+    whole_batch = False  # whether a step needs its batch in one piece: a batch norm learns from it, which parts would show less
     even_sizes = False  # whether its door takes images of side 8n as well: its released code's own
     released: Sequence[tuple[str, str]] = ()  # beginnings of names of the released code's entries, and the door's
     released_base = ("learner_base.1.4.weight", "learner_base.1.0.weight")  # its names of the base learner's last two convolutions

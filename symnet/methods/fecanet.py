@@ -29,6 +29,7 @@ class FECANetMethod(Voting):
     """One output."""
 
     reads_history = True
+    whole_batch = True
     released = (
         *(
             (f"fem_{stage + 1}.{theirs}.", f"method.head.enhance.{stage}.{ours}.")

@@ -58,9 +58,14 @@ class Context(nn.Module):
 
 
 def self_similarity(x: Tensor) -> Tensor:
-    """Cosines of each position with its 3x3 neighbours, 0 outside, a column of them after another: [B, C, h, w] -> [B, 9, h, w]."""
+    """Cosines of each position with its 3x3 neighbours, 0 outside, a column of them after another: [B, C, h, w] -> [B, 9, h, w].
+
+    A vector of length 0 has no direction, so no gradient: dividing by a floor instead gives it 1e12 times what is right. All of the masked
+    support are such vectors at the start, and Adam would remember a first gradient of 1e8 for tens of thousands of steps.
+    """
     (h, w), margin = x.shape[-2:], REACH // 2
-    unit = F.normalize(x, dim=1)
+    length = x.norm(dim=1, keepdim=True)
+    unit = x * (length > 0) / torch.where(length > 0, length, 1)
     around = F.pad(unit, (margin,) * 4)
     places = [(v, u) for u in range(REACH) for v in range(REACH)]
     return torch.stack([(unit * around[..., v : v + h, u : u + w]).sum(1) for v, u in places], 1)
