@@ -83,21 +83,17 @@ def import_checkpoint(path: Path, out: Path, fold: int | None = None, classes: C
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, without `module.` and without PSPNet's second names of its stages. Raises `UserError`."""
+    """The state dict of a checkpoint, by plain names (`plain_names`). Raises `UserError`."""
     if not path.is_file():
         raise UserError(f"{path}: checkpoint not found")
     found = load_plain(path)
     state = found.get("state_dict", found) if isinstance(found, Mapping) else found
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors, alone or as `state_dict`)")
-    state = plain_names(state)
-    for name in [name for name in state if name.startswith("encoder.")]:  # the released PSPNet registers each stage twice
-        twin = "layer" + name.removeprefix("encoder.")
-        if twin in state:
-            if not torch.equal(state[name], state[twin]):
-                raise UserError(f"{path}: '{name}' and '{twin}' should be one tensor, and differ")
-            del state[name]
-    return state
+    try:
+        return plain_names(state)
+    except ValueError as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
 
 
 def _import_symnet(

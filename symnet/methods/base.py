@@ -42,6 +42,7 @@ class Method(nn.Module):
     outputs: tuple[str, ...]
     supervised: tuple[str, ...] = ()
     reads_base = False  # whether it reads base logits
+    reads_text = False  # whether it reads class vectors
     reads_history = False  # whether its door is asked with an earlier answer, too
     masks_support = False  # whether it masks supports before the fourth stage, so that their own block maps of it are not read
     masks_pixels = False  # whether its door masks supports before they enter the network; a row, of whole images, masks features

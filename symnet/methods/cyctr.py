@@ -3,8 +3,8 @@
 Shared with Sym-Net and PFENet: reductions, masked average pooling, prior (supports masked after the fourth stage alone), the frozen part.
 Its own: `model/transformer`, and an auxiliary branch that segments the supports by the query's vector in training. Positions that are
 padding are positions like others: no row is told where a query is padded. The released code samples support positions at random in tests
-too; here a test's sample is a function of the support masks. The code trains its transformer by an optimiser of its own (AdamW, constant
-1e-4, beside SGD at 15 times the printed rate); a row trains all of it with the house's.
+too; here a test's sample is a function of the support masks, and the door takes the first positions, as the known outputs do. The
+transformer has an optimiser of its own (AdamW, constant 1e-4, beside SGD at 15 times the printed rate): `cyctr.recipe`.
 """
 
 from collections.abc import Mapping, Sequence

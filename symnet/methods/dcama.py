@@ -25,13 +25,13 @@ from symnet.model.numbers import in_format, wide
 class DCAMAMethod(Dense):
     """K supports in one pass."""
 
-    even_sizes = True
     released = (
         ("model.DCAMA_blocks.{}.linears.0.", "method.head.attend.{}.query."),
         ("model.DCAMA_blocks.{}.linears.1.", "method.head.attend.{}.key."),
         ("model.", "method.head."),
         *Dense.released,
     )
+    unused = (*Dense.unused, "model.pe.")  # tables of positions
     head: Aggregation
 
     def __init__(self, settings: Settings, backbone: Backbone, shots: int, text: int, side: int) -> None:

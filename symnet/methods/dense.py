@@ -29,12 +29,13 @@ class Dense(Method):
     """One output; trained on one support."""
 
     outputs = supervised = ("prediction",)
+    even_sizes = True
     released: Sequence[tuple[str, str]] = (
         ("conv1.", "backbone.layer0.0."),
         ("bn1.", "backbone.layer0.1."),
         ("features.", "backbone.features."),
     )
-    unused = ("fc.", "classifier.")
+    unused: tuple[str, ...] = ("fc.", "classifier.")
     border: Border
     head: nn.Module
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from symnet.backbones.base import load_exactly
@@ -66,7 +67,7 @@ class Door(nn.Module):
         check_size(settings.pixels.size, shot, kind.even_sizes)
         if bn not in ("eval", "train"):
             raise ValueError(f"bn: found {bn!r}, allowed: eval, train")
-        self.image_size, self.shot, self.bn, self.base_classes = settings.pixels.size, shot, bn, base_classes
+        self.image_size, self.shot, self.text, self.bn, self.base_classes = settings.pixels.size, shot, text, bn, base_classes
         network = build_backbone(backbone or settings.backbone.name).requires_grad_(False)
         self.backbone = Unasked(network.stride) if self.entry.images else network
         self.base = PSPHead(network.high_channels, base_classes + 1, base_width).requires_grad_(False) if kind.reads_base else None
@@ -82,10 +83,11 @@ class Door(nn.Module):
         scales: Sequence[float] | None = None,
         bn: Literal["eval", "train"] = "eval",
     ) -> Self:
-        """The released model from its own state dict (names with or without `module.`, arrays or tensors), float32, in eval mode.
+        """The released model from its own state dict, or a checkpoint that holds one (`plain_names`), float32, in eval mode.
 
         Backbone, widths and base classes are read from the entries. scales: the decoder's, sides or fractions, where there are such.
-        Raises `ValueError` naming a missing, foreign or misshapen entry.
+        What a method samples at random it takes in the order of the known outputs (`CyCTR`, `QPENet`), until
+        `model.method.head.transform.sampling` is `random`. Raises `ValueError` naming a missing, foreign or misshapen entry.
         """
         kind = class_of(cls.entry)
         check_size(image_size, shot, kind.even_sizes)
@@ -95,6 +97,8 @@ class Door(nn.Module):
             widths = [tensors[name].shape[0] for name in kind.released_base if kind.reads_base]
         except KeyError as error:
             raise ValueError(f"no entry {error}: not a state dict of the released {cls.__name__}") from None
+        except ValidationError as error:
+            raise ValueError(f"scales: found {scales}, {'; '.join(one['msg'] for one in error.errors())}") from None
         settings = Settings(pixels=PixelSettings().model_copy(update={"size": image_size}), **own)  # a side that is checked already
         backbone = kind.released_backbone(tensors) or backbone_of(tensors)
         base = {"base_classes": widths[0] - 1, "base_width": widths[1]} if widths else {}
@@ -181,7 +185,7 @@ class Door(nn.Module):
     ) -> EpisodeBatch:
         """Features of the frozen pair, and the rest."""
         batch, s = query.shape[0], self.image_size
-        check_episodes(s, self.shot, query, support, support_mask, text)
+        check_episodes(s, self.shot, query, support, support_mask, text, self.text if self.method.reads_text else None)
         if history is not None:
             if not self.method.reads_history:
                 raise ValueError(f"history: found one, but {type(self).__name__} reads none")

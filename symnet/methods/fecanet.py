@@ -4,7 +4,7 @@ decoder fed with the query's earlier answer.
 Shared with HSNet: `methods/voting`, `model/squeeze`. Its own: `model/context`. Two slips of its code are settings, and the default does as
 the text: `masked`, whether the support's block maps are masked (its code masks the stage outputs alone); `values`, what attention gathers
 (its code: an image's own features). Its code keeps the last answer of each training image, an epoch old; here it is what the same weights
-answer without one, so that a step is a function of its episodes and weights. A test begins without one.
+answer without one, so that a step is a function of its episodes and weights. A test begins without one. The door reads ResNets.
 """
 
 from collections.abc import Mapping, Sequence

@@ -107,6 +107,7 @@ class MIANetMethod(Decoding):
     """One output."""
 
     outputs = supervised = ("prediction",)
+    reads_text = True
     head: MIANetHead
 
     # The released code's beginnings of names, and the door's.

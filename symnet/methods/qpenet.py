@@ -6,7 +6,7 @@ background. Its own: the cycle from support to query and back, and a learned bac
 Its released code runs with one shot alone: the masks of all shots meet one averaged map of support positions. Here, of K shots, the
 transformer sees the positions of each beside its own mask, as CyCTR's does; vectors and other maps are averaged; and the simple logits of
 every shot are supervised, where the code keeps the last one's of the query. In the code the transformer's sample is random in tests too;
-here a test's is a function of the support masks.
+here a test's is a function of the support masks, and the door takes the first positions, as the known outputs do.
 """
 
 from collections.abc import Mapping, Sequence

@@ -39,6 +39,8 @@ _RENAME = (
     ("cls_merge.", "head.ensemble.with_base."),
 )
 
+_TRUNK = re.compile(r"^(backbone\.body|backbone|feature_extractor)\.")
+
 # Entries from which the model's widths are read, with the number of their axes.
 _READ = {
     "learner_base.1.4.weight": 4,
@@ -50,8 +52,30 @@ _READ = {
 
 
 def plain_names(state: Mapping[str, object]) -> dict[str, Tensor]:
-    """The entries without the `module.` of a parallel wrapper, as tensors."""
-    return {name.removeprefix("module."): torch.as_tensor(value) for name, value in state.items()}
+    """The entries of a checkpoint or of the state dict in it, as tensors, by the names that remain of those that code gave them:
+
+    without the `module.` of a parallel wrapper, the `backbone.`, `backbone.body.` or `feature_extractor.` of a network's own, and
+    without the second names of stages (`encoder.N.` beside `layerN.`). Raises `ValueError` where two names of one tensor differ.
+    """
+    held = state.get("state_dict", state)
+    if not isinstance(held, Mapping):
+        raise ValueError(f"state_dict: found {type(held).__name__}, expected names and their tensors")
+    found: dict[str, Tensor] = {}
+    twins: dict[str, Tensor] = {}
+    for name, value in held.items():
+        try:
+            tensor = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"entry '{name}': found {type(value).__name__}, expected a tensor") from None
+        plain = _TRUNK.sub("", name.removeprefix("module."))
+        (twins if plain.startswith("encoder.") else found)[plain] = tensor
+    for name, tensor in twins.items():
+        first = "layer" + name.removeprefix("encoder.")
+        if first not in found:
+            found[name] = tensor
+        elif not torch.equal(found[first], tensor):
+            raise ValueError(f"'{name}' and '{first}' should be one tensor, and differ")
+    return found
 
 
 def backbone_of(state: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -273,6 +274,11 @@ REFUSED = [
     ({}, {"shot": 0}, "shot: found 0"),
     ({}, {"bn": "on"}, "bn: found 'on', allowed: eval, train"),
     ({}, {"scales": (1.0, 0.5, 0.25, 0.1)}, r"pfenet\.scales: found .* 0\.1 leaves nothing of side 5"),
+    ({}, {"scales": (9, 5, 3, -1)}, r"^scales: found \(9, 5, 3, -1\), [^\n]* greater than 0[^\n]*$"),
+    ({}, {"image_size": "33"}, "image_size: found '33', allowed: 8n"),
+    ({"state_dict": 3}, {}, "state_dict: found int, expected names and their tensors"),
+    ({"cls.3.bias": {}}, {}, r"entry 'cls\.3\.bias': found dict, expected a tensor"),
+    ({"encoder.1.0.conv1.weight": np.zeros(2)}, {}, r"'encoder\.1\.0\.conv1\.weight' and 'layer1\.0\.conv1\.weight' should be one tensor"),
 ]
 
 
@@ -281,6 +287,58 @@ def test_what_does_not_fit_is_refused(state: Any, change: dict[str, Any], option
     whole = {name: value for name, value in (state("PFENet", "released_state_dict") | change).items() if value is not None}
     with pytest.raises(ValueError, match=message):
         methods.PFENet.from_released(whole, **{"image_size": 33} | options)
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "trunk"),
+    [
+        ("HSNet", "released_state_dict_resnet50", "backbone."),
+        ("CyCTR", "released_state_dict", "backbone.body."),
+        ("DCAMA", "released_state_dict_resnet50", "feature_extractor."),
+        ("BAM", "released_state_dict_1shot", ""),
+    ],
+)
+def test_names_as_they_are_distributed(state: Any, method: str, keys: str, trunk: str) -> None:
+    """What the goldens leave out of them: a network's own beginning, second names of stages, tables of positions, a file's wrapper."""
+    plain = state(method, keys)
+    own = re.compile(r"(conv|bn)\d\.|layer\d\.|fc\.") if trunk else re.compile("nothing")
+    given = {f"module.{trunk if own.match(name) else ''}{name}": value for name, value in plain.items()}
+    if method == "BAM":
+        given |= {f"module.encoder.{name.removeprefix('layer')}": value for name, value in plain.items() if name.startswith("layer")}
+    if method == "DCAMA":
+        given["module.model.pe.0.pe"] = np.zeros((1, 4, 2), np.float32)
+    found, expected = (getattr(methods, method).from_released(one, image_size=65) for one in ({"epoch": 3, "state_dict": given}, plain))
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["HSNet", "FECANet"])
+def test_those_of_undilated_networks_take_the_sizes_of_their_code(state: Any, method: str) -> None:
+    """They are trained at 400 pixels; at 96 the strides leave 12, 6 and 3."""
+    model = getattr(methods, method).from_released(state(method, "released_state_dict_resnet50"), image_size=96)
+    out = model(torch.randn(1, 3, 96, 96), torch.randn(1, 1, 3, 96, 96), torch.ones(1, 1, 96, 96), torch.zeros(1, 300))
+    assert out.final.shape == (1, 2, 96, 96)
+    assert model.method.sides == (12, 6, 3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": np.zeros((1, 3, 33, 33))}, "query: found ndarray, expected a tensor"),
+        ({"query": torch.zeros(1, 3, 33, 33, dtype=torch.uint8)}, r"query: found torch\.uint8, expected normalised images"),
+        ({"support": torch.full((1, 1, 3, 33, 33), torch.nan)}, "support: found values that are not finite"),
+        ({"query": torch.zeros(0, 3, 33, 33)}, r"query: found shape \(0, 3, 33, 33\), expected \(1, 3, 33, 33\)"),
+        ({"text": torch.zeros(1, 200)}, r"text: found shape \(1, 200\), expected \(1, 300\)"),
+        ({"text": torch.zeros(300)}, r"text: found shape \(300,\), expected \(1, 300\)"),
+    ],
+)
+def test_what_is_no_episode_is_refused(state: Any, change: dict[str, Any], message: str) -> None:
+    model = methods.MIANet.from_released(state("MIANet", "released_state_dict"), image_size=33)
+    episode = {"query": torch.zeros(1, 3, 33, 33), "support": torch.zeros(1, 1, 3, 33, 33)}
+    episode |= {"support_mask": torch.ones(1, 1, 33, 33), "text": torch.zeros(1, 300)}
+    with pytest.raises(ValueError, match=message):
+        model(**episode | change)
 
 
 def test_bam_decodes_at_one_scale(state: Any) -> None:
