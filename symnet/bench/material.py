@@ -16,7 +16,7 @@ from symnet.cells import Round
 from symnet.checkpoint import save_tensors
 from symnet.config import Settings
 from symnet.data.episodes import Episode, make_manifest, read_manifest, write_manifest
-from symnet.data.folds import make_folds, read_fold_list
+from symnet.data.folds import FoldList, make_folds, read_fold_list
 from symnet.data.index import read_index
 from symnet.data.readers import Reader, open_reader
 from symnet.data.shapes import draw_shapes
@@ -43,7 +43,8 @@ class Sizes:
     """What is timed: backbone, side of images, episodes a batch, widths; the base learner's side and batch; rounds; files on the disk.
 
     `large`: the side of larger images, COCO's; `tested`: episodes a batch in tests from records, of which the twin does a batch as above;
-    `paper`: the side at which tests from records are timed as well, where `size` is less: their gain grows with it.
+    `paper`: the side at which tests from records are timed as well, where `size` is less: their gain grows with it; `looped`: steps a call
+    of the training loop.
     """
 
     backbone: str
@@ -58,11 +59,12 @@ class Sizes:
     large: int = 225
     tested: int = 8
     paper: int = 0
+    looped: int = 2
 
 
 QUICK = Sizes("efficientnet_lite0", 161, 4, 64, 64, 161, 4, rounds=3)
 ON_CPU = Sizes("resnet50", 161, 2, 256, 512, 161, 4, rounds=3, paper=473)
-ON_GPU = Sizes("resnet50", 473, 8, 256, 512, 417, 12, rounds=20, large=641, tested=32)
+ON_GPU = Sizes("resnet50", 473, 8, 256, 512, 417, 12, rounds=20, large=641, tested=32, looped=50)
 
 
 def sizes_for(device: torch.device, quick: bool) -> Sizes:
@@ -136,7 +138,7 @@ def _settings(sizes: Sizes) -> dict[str, dict[str, object]]:
             "lists": {"train": ("ImageSets/train.txt",), "test": ("ImageSets/test.txt",)},
         },
         "protocol": {"min_pixels": 64},
-        "shapes": {"train_images": 20, "test_images": 20, "side": sizes.image_side},
+        "shapes": {"train_images": 60, "test_images": 20, "side": sizes.image_side},
     }
 
 
@@ -158,9 +160,10 @@ def calibrated(name: str) -> Backbone:
 
 @dataclass(frozen=True)
 class Disk:
-    """Drawn images as files, in a store and as a feature cache. `images` are of the test split, and in the cache."""
+    """Drawn images as files, in a store and as a feature cache. `images` are of the test split, and in the cache; `train`: of the other."""
 
     images: list[str]
+    train: FoldList
     files: Reader
     stored: Reader
     cache: FeatureCache
@@ -188,7 +191,8 @@ def written(material: Material, folder: Path) -> Iterator[Disk]:
     )
     cache, source = FeatureCache(out), CacheSource(out, material.device)
     records, episodes = _records(material, folder, out)
-    yield Disk([image for image, _ in cache.rows], files, stored, cache, source, records, episodes)
+    train = read_fold_list(folder / "lists" / "fold0" / "train.csv")
+    yield Disk([image for image, _ in cache.rows], train, files, stored, cache, source, records, episodes)
     for opened in (cache, source.cache, records):
         opened.close()
 

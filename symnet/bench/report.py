@@ -16,6 +16,7 @@ import torch
 from symnet import __version__
 from symnet.artifacts import Provenance, digest, write_json
 from symnet.bench import cases, pieces, quick, rows, table1
+from symnet.bench.loops import training_loop
 from symnet.bench.material import Disk, Material, Sizes, written
 from symnet.bench.timing import Case, convolving, measure
 from symnet.errors import UserError
@@ -37,7 +38,7 @@ def bench(sizes: Sizes, device: torch.device) -> dict[str, Any]:
         with convolving():
             disk = held.enter_context(written(material, Path(folder)))
         figures, failed = _measured(all_cases(material, disk), sizes, device)
-        left = [] if device.type == "cuda" else [make().name for make in gpu_cases(material)]
+        left = [] if device.type == "cuda" else [make().name for make in gpu_cases(material, disk)]
     hours = {} if failed else {"table1": {"assumed": table1.ASSUMED, "hours": projection(figures)}}
     return {**machine(device), "sizes": asdict(sizes), "figures": figures, "failed": failed, "needs_gpu": left, **hours}
 
@@ -84,13 +85,14 @@ def all_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
         partial(pieces.records_read, material, disk),
         partial(quick.folded, material),
         partial(quick.folded, material, low=True),
-        *(gpu_cases(material) if material.device.type == "cuda" else []),
+        *(gpu_cases(material, disk) if material.device.type == "cuda" else []),
     ]
 
 
-def gpu_cases(material: Material) -> list[Callable[[], Case]]:
+def gpu_cases(material: Material, disk: Disk) -> list[Callable[[], Case]]:
     """Those that are nothing on a CPU."""
-    return [partial(quick.correlation_kernel, material), *(partial(quick.as_trained, material, shots) for shots in table1.SHOTS)]
+    steps = [partial(quick.as_trained, material, shots) for shots in table1.SHOTS]
+    return [partial(quick.correlation_kernel, material), *steps, *(partial(training_loop, material, disk, shots) for shots in table1.SHOTS)]
 
 
 def machine(device: torch.device) -> dict[str, Any]:
