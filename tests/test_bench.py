@@ -110,10 +110,8 @@ def test_the_twin_of_the_released_head_weighs_shots(made: Material) -> None:
     assert method.head.weigh(psi).std() > 1e-3
 
 
-GPU_FIGURES = [
-    "TDC kernel, bfloat16",
-    *(f"train {what.format(k)}" for what in ("step, {}-shot, as trained", "loop, {}-shot, with loading") for k in (1, 5)),
-]
+TRAINED = ("train step, {}-shot, as trained", "train loop, {}-shot, with loading")
+GPU_FIGURES = ["TDC kernel, bfloat16", *(what.format(k) for what in TRAINED for k in (1, 5))]
 
 
 @pytest.mark.parametrize("number", range(len(GPU_FIGURES)), ids=GPU_FIGURES)
