@@ -158,6 +158,22 @@ def test_the_journal_has_means_shares_and_the_prior(tmp_path: Path) -> None:
     assert not [name for name in run.metrics if name.startswith("warning")]
 
 
+def test_the_rate_is_of_steps_that_were_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is still at work when the host has asked for the last step: what it takes until the values are read counts."""
+    clock, stack = Clock(), torch.stack
+
+    def waited(tensors: list[torch.Tensor]) -> torch.Tensor:
+        clock.now += 3 * (tensors[0].dim() == 1)  # the rows of the interval, not the values of a step
+        return stack(tensors)
+
+    watch = Watch(Journal(tmp_path / "run.jsonl", "run", {}, {}), (), seconds=20, clock=clock)
+    monkeypatch.setattr(torch, "stack", waited)
+    for step in (1, 2):
+        clock.now += 1
+        watch.add(step, {name: torch.tensor(value, dtype=torch.float64) for name, value in row().items()}, last=step == 2)
+    assert read_journal(tmp_path / "run.jsonl")[0].metrics["steps_per_second"][2][0] == pytest.approx(2 / 5)
+
+
 def test_a_collapsed_run_is_told_in_one_line_and_in_the_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = watched(tmp_path / "run.jsonl", lambda _: row(predicted=(0, 0)), 400)
     prior, background = capsys.readouterr().out.splitlines()
