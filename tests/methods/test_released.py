@@ -1,6 +1,5 @@
 """Methods behind their door against golden outputs of their released code, with stand-in weights made from the entries' names."""
 
-import functools
 import json
 import re
 from dataclasses import dataclass
@@ -64,18 +63,6 @@ GOLDENS = [
     Golden("HDMNet", "1shot", "released_state_dict_1shot"),
     Golden("HDMNet", "5shot", "released_state_dict_5shot"),
 ]
-
-
-@pytest.fixture(scope="session")
-def state(reference: ModuleType, shared: Path) -> Any:
-    """Released state dicts, by method and file."""
-
-    @functools.cache
-    def read(method: str, keys: str) -> dict[str, np.ndarray]:
-        known = reference.read_keys(shared / "methods" / "golden" / method / f"{keys}.tsv")
-        return {name: reference.tensor(name, shape) for name, shape in known if not name.startswith("classifier.")}  # large, and not used
-
-    return read
 
 
 @pytest.fixture(scope="module")
