@@ -32,6 +32,8 @@ def works(device: torch.device) -> bool:
         from symnet.kernels.join import joined
 
         joined(x, x.clone(), x.new_zeros(8))
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whichever it is: plain calls compute the same
         print(f"Triton is installed but does not work on {device} ({one_line(error)[:100]}): plain calls", file=sys.stderr, flush=True)
         return False
