@@ -54,8 +54,7 @@ def check_shares(train: TrainSettings, count: int, whole_batch: bool = False) ->
     """
     if whole_batch and count * train.accumulate > 1:
         raise UserError(
-            f"train.accumulate is {train.accumulate}, with {count} processes, but this method's batch norm learns from whole batches: "
-            "train it with train.accumulate 1 in one process"
+            f"train.accumulate {train.accumulate}, processes {count}: this method's batch norm learns from whole batches, so both must be 1"
         )
     if train.batch_size % (count * train.accumulate):
         raise UserError(

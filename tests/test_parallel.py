@@ -313,7 +313,7 @@ def test_a_batch_that_cannot_be_shared_is_told() -> None:
         check_shares(TrainSettings(batch_size=8, accumulate=2), 3)
     check_shares(TrainSettings(batch_size=8), 1, whole_batch=True)
     for accumulate, processes in ((2, 1), (1, 2)):
-        with pytest.raises(UserError, match=rf"train\.accumulate is {accumulate}, with {processes} .* whole batches"):
+        with pytest.raises(UserError, match=rf"train\.accumulate {accumulate}, processes {processes}: .* both must be 1"):
             check_shares(TrainSettings(batch_size=8, accumulate=accumulate), processes, whole_batch=True)
 
 
