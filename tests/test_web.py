@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 from typer.testing import CliRunner
 
 from symnet.checkpoint import load_tensors, save_tensors
@@ -206,6 +206,17 @@ def test_a_painted_mask_is_what_the_model_gets(page: Page, site: Site) -> None:
     assert_shows(page, site.predict(painted.astype(np.uint8)))
     page.get_by_role("button", name="clear").click()
     assert segment(page) == "mask of support 1 (painted): no pixel of the object is marked (value 255); values found: none but 0"
+
+
+def test_a_press_cannot_come_before_the_script(page: Page, site: Site) -> None:
+    asked: list[Route] = []
+    page.route("**/about", lambda route: asked.append(route))  # and not answered yet
+    with page.expect_request("**/about"):
+        page.goto(site.address, wait_until="commit")
+    button = page.get_by_role("button", name="Segment")
+    expect(button).to_be_disabled()
+    asked[0].continue_()
+    expect(button).to_be_enabled()
 
 
 def test_what_is_wrong_is_told_in_one_line(page: Page, site: Site, tmp_path: Path) -> None:

@@ -155,3 +155,4 @@ dropPlace(find("#queries"), (files) => {
   find("#chosen").replaceChildren(...files.map(thumb));
 });
 find("#segment").addEventListener("click", segment);
+find("#segment").disabled = false; // only now: a press before would be lost
