@@ -219,10 +219,15 @@ class Loads:
         return self.chosen
 
 
+def distinct(episodes: Sequence[Episode]) -> int:
+    """How many images they name, each once."""
+    return len(set().union(*map(images_of, episodes)))
+
+
 def test_a_second_validation_reads_nothing_and_finds_the_same(setting: Setting) -> None:
     source = Loads(setting.source(True))
     validation = Validation(setting.rounds[0], source, setting.base, VECTORS, 8)
-    images = len(set().union(*map(images_of, setting.rounds[0])))
+    images = distinct(setting.rounds[0])
     first = validation.score(setting.method)
     assert (source.read, source.chosen.read) == (images, images)
     assert validation.score(setting.method) == first > 0
@@ -239,7 +244,7 @@ def test_a_validation_without_room_reads_again_and_finds_the_same(setting: Setti
     validation = Validation(setting.rounds[0], source, setting.base, VECTORS, 8)
     assert validation.score(setting.method) == expected
     once = source.chosen.read
-    assert once > len(set().union(*map(images_of, setting.rounds[0])))  # with slots for one episode some are read more than once
+    assert once > distinct(setting.rounds[0])  # with slots for one episode some are read more than once
     assert validation.score(setting.method) == expected
     assert source.chosen.read == 2 * once  # nothing is remembered
 

@@ -210,7 +210,7 @@ def test_a_painted_mask_is_what_the_model_gets(page: Page, site: Site) -> None:
 
 def test_a_press_cannot_come_before_the_script(page: Page, site: Site) -> None:
     asked: list[Route] = []
-    page.route("**/about", lambda route: asked.append(route))  # and not answered yet
+    page.route("**/about", lambda route: asked.append(route))  # not answered yet; no bare append: its arguments are counted
     with page.expect_request("**/about"):
         page.goto(site.address, wait_until="commit")
     button = page.get_by_role("button", name="Segment")
